@@ -1,0 +1,33 @@
+# Each target works on a fresh machine: it makes .venv first. PYTHON is any Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: reproduce test lint bench clean
+.DEFAULT_GOAL := reproduce
+
+reproduce: $(INSTALLED)  ## Figure 1 in full and the small image comparison; ends with where the report is
+	$(BIN)/linear-backprop reproduce
+
+test: $(INSTALLED) lint  ## The whole suite
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(INSTALLED)  ## Every benchmark; minutes, on an otherwise idle machine
+	$(BIN)/python benchmarks/bench_rules.py --compiled
+	$(BIN)/python benchmarks/bench_ensemble.py
+	$(BIN)/python benchmarks/bench_collapse.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linear-backprop needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,181 @@
+"""Running one call of an activation under a rule, in whichever form it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from ._activations import FORMS, Form, Function
+from ._autograd import activate, transforms_active, unseen_by_modes
+from ._errors import LinearBackpropError
+from ._rules import BackwardRule, Exact, Linear, require_rule
+
+
+def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[..., Any]:  # noqa: B008
+    """A function with the same values and the rule's backward pass.
+
+    `with_rule(torch.tanh)(x)` is `torch.tanh(x)` to the bit. The first argument is the pre-activation;
+    every other one is passed on. Any elementwise function will do, a user's own included; those of the
+    catalogue keep their in-place forms and their randomness.
+
+    Args:
+        function: Maps a tensor of any shape and floating dtype to one of the same shape. Tensors that
+            should receive gradients besides the first argument are to be passed as arguments, not
+            closed over.
+        rule: The backward rule.
+
+    Raises:
+        LinearBackpropError: `function` is a module (use `convert`) or cannot be called, or `rule` is not
+            a rule. At the call: the function does not keep its input's shape.
+    """
+    require_rule(rule)
+    if isinstance(function, nn.Module):
+        raise LinearBackpropError(f"with_rule takes a function, got the module {function}; use convert for modules")
+    if not callable(function):
+        raise LinearBackpropError(f"with_rule takes a function, got {function!r}")
+    return RuledFunction(function, rule)
+
+
+@dataclass(frozen=True)
+class RuledFunction:
+    """What `with_rule` returns: a value, like the rule in it."""
+
+    function: Function
+    rule: BackwardRule
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's own result.
+
+        Raises:
+            LinearBackpropError: The pre-activation is not the first positional argument or `input`.
+        """
+        if not args and "input" not in kwargs:
+            name = getattr(self.function, "__qualname__", self.function)
+            raise LinearBackpropError(f"pass the pre-activation to {name} as its first positional argument")
+        return call(self.function, self.rule, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"with_rule({getattr(self.function, '__qualname__', self.function)}, {self.rule!r})"
+
+
+Carrier = Callable[..., Tensor]
+
+
+def call(
+    function: Function,
+    rule: BackwardRule,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    carrier: Carrier = activate,
+) -> Any:
+    """`function(*args, **kwargs)` under the rule.
+
+    Args:
+        function: An activation in any form.
+        rule: The backward rule.
+        args: As the function is called.
+        kwargs: As the function is called.
+        carrier: Makes h of f, the rule, a and the tensors f depends on; see `activate`.
+    """
+    form = FORMS.get(function) or Form(None, function)
+    a = args[0] if args else kwargs.get("input")
+    native = type(rule) is Exact or torch.compiler.is_exporting()  # `torch.export` drops autograd Functions
+    if native or not _is_differentiable(a) or kwargs.get("out") is not None:
+        with unseen_by_modes():
+            return function(*args, **kwargs)
+    rest, keywords = args[1:], {k: v for k, v in kwargs.items() if args or k != "input"}
+    in_place = form.always_in_place or bool(_argument("inplace", form.inplace_position, rest, keywords))
+    if in_place and _may_overwrite_unseen(rule, a, rest, keywords):
+        with unseen_by_modes():
+            function(a.detach(), *rest, **keywords)
+        return a
+    if form.inplace_position is not None:
+        rest = rest[: form.inplace_position - 1]
+        keywords = {k: v for k, v in keywords.items() if k != "inplace"}
+    if not in_place:
+        return _out_of_place(form, carrier, rule, a, rest, keywords)
+    # The rule keeps what a was, `copy_` overwrites a, and PyTorch makes its usual checks of in-place writes.
+    before = a.clone() if rule.uses_pre_activation else a
+    return a.copy_(_out_of_place(form, carrier, rule, before, rest, keywords))
+
+
+def _is_differentiable(a: object) -> TypeGuard[Tensor]:
+    return isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
+
+
+def _argument(name: str, position: int | None, rest: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """An argument after the first, by its position in the full list or by name; None if not given."""
+    if position is not None and position <= len(rest):
+        return rest[position - 1]
+    return keywords.get(name)
+
+
+def _may_overwrite_unseen(rule: BackwardRule, a: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Whether the in-place form may write without autograd recording anything.
+
+    Under `Linear` the cotangent of h *is* that of a, so a may keep its place in the graph while its
+    values change; the version counter, shared with `a.detach()`, still betrays the change to whoever
+    had saved a. Leaves that require grad and views go the ordinary way, which refuses what must be
+    refused, and so do tensor arguments, which have gradients of their own.
+    """
+    return (
+        type(rule) is Linear
+        and not torch.compiler.is_compiling()
+        and not (a.is_leaf and a.requires_grad)
+        and not a._is_view()  # pyright: ignore[reportPrivateUsage]
+        and not any(isinstance(value, Tensor) for value in (*rest, *keywords.values()))
+        and not transforms_active()
+    )
+
+
+def _out_of_place(
+    form: Form, carrier: Carrier, rule: BackwardRule, a: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]
+) -> Tensor:
+    if _argument("training", form.training_position, rest, keywords):
+        return carrier(_Drawn.apply, rule, a, *_draw(a, rest, keywords))
+    named = [name for name, value in keywords.items() if _is_differentiable(value)]
+    placed = [index for index, value in enumerate(rest) if _is_differentiable(value)]
+    tensors = [rest[index] for index in placed] + [keywords[name] for name in named]
+
+    def f(z: Tensor, *parameters: Tensor) -> Tensor:
+        arguments = list(rest)
+        for index, parameter in zip(placed, parameters, strict=False):
+            arguments[index] = parameter
+        moved = dict(zip(named, parameters[len(placed) :], strict=True))
+        return form.out_of_place(z, *arguments, **{**keywords, **moved})
+
+    return carrier(f if rest or keywords else form.out_of_place, rule, a, *tensors)
+
+
+def _draw(a: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The values of RReLU in training mode and the slopes it drew, with RReLU's own use of random numbers."""
+    lower = 1 / 8 if (given := _argument("lower", 1, rest, keywords)) is None else given
+    upper = 1 / 3 if (given := _argument("upper", 2, rest, keywords)) is None else given
+    generator = _argument("generator", 4, rest, keywords)
+    slopes = torch.empty_like(a)
+    with unseen_by_modes():
+        values = torch.ops.aten.rrelu_with_noise(a.detach(), slopes, lower, upper, True, generator)
+    return values, slopes
+
+
+class _Drawn(torch.autograd.Function):
+    """RReLU once its slopes are drawn: a function of a that can be evaluated and differentiated again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (slopes,) = ctx.saved_tensors
+        return g * slopes, None, None

@@ -1,0 +1,328 @@
+"""A backward rule, and the final ones.
+
+A layer is a = W h_below + b, h = f(a): `a` is the pre-activation, `h` the activation, `g` the
+cotangent that h receives. A backward rule says what cotangent goes on to a. The forward pass never
+depends on it.
+
+Rules are values: frozen dataclasses that compare, hash, pickle and print as they are built.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ._activations import activation_named, name_of
+from ._errors import LinearBackpropError
+
+Elementwise = Callable[[Tensor], Tensor]
+
+
+class BackwardRule(abc.ABC):
+    """What cotangent goes to the pre-activation a when the activation h = f(a) receives g.
+
+    To write one's own, subclass as a frozen dataclass and give `cotangent`::
+
+        @dataclass(frozen=True)
+        class Damped(lb.BackwardRule):
+            formula = "factor g"
+            source = "an example"
+            factor: float = 0.5
+
+            def cotangent(self, g, a, f):
+                return self.factor * g
+
+    It then works wherever the library's own do, `rule_from_name("damped")` included.
+    """
+
+    formula: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """The cotangent of a.
+
+        Written in differentiable PyTorch operations, it can be differentiated again, transformed by
+        `torch.func` and compiled. It must be linear in g for forward-mode differentiation to agree
+        with reverse mode.
+
+        Args:
+            g: The cotangent of h, any shape.
+            a: The pre-activation, the shape of g. Not to be used where `uses_pre_activation` is False.
+            f: The activation: maps a tensor to one of the same shape, is deterministic and has no
+                side effect.
+
+        Returns:
+            A tensor of the shape of g.
+        """
+
+    @property
+    def uses_pre_activation(self) -> bool:
+        """Whether `cotangent` reads a; where it does not, nothing is saved for the backward pass."""
+        return True
+
+
+def vector_jacobian_product(f: Elementwise, a: Tensor, g: Tensor) -> Tensor:
+    """The true cotangent of a, g * f'(a), from PyTorch's own derivative of f."""
+    return torch.func.vjp(f, a)[1](g)[0]
+
+
+@dataclass(frozen=True)
+class Exact(BackwardRule):
+    """Backprop: the true derivative, g * f'(a), run by PyTorch's own kernels.
+
+    At a kink it is PyTorch's choice of subgradient, listed a kink at a time in the catalogue.
+    Source: Yazdani (2018), Algorithm 1.
+    """
+
+    formula = "g * f'(a)"
+    source = "Backprop; Yazdani (2018), Algorithm 1"
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G * f'(a)."""
+        return vector_jacobian_product(f, a, g)
+
+
+@dataclass(frozen=True)
+class Linear(BackwardRule):
+    """Linear Backprop: g unchanged, as if f were the identity; straight-through for any f.
+
+    Saves nothing for the backward pass and runs no backward kernel. The same everywhere: at kinks,
+    infinities and NaN the cotangent is g. Source: Yazdani (2018), title, abstract and prose.
+    """
+
+    formula = "g"
+    source = "Linear Backprop; Yazdani (2018), as described in the text"
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G itself."""
+        return g
+
+    @property
+    def uses_pre_activation(self) -> bool:
+        """False: the pre-activation is not kept."""
+        return False
+
+
+@dataclass(frozen=True)
+class PreActivation(BackwardRule):
+    """g * a: Algorithm 2 as it is printed, which its prose contradicts; see `Linear`.
+
+    At a = +-inf the cotangent is +-inf (NaN where g = 0); NaN at NaN.
+    Source: Yazdani (2018), Algorithm 2, the line g <- g * a^(k).
+    """
+
+    formula = "g * a"
+    source = "Yazdani (2018), Algorithm 2 as printed"
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G * a."""
+        return g * a
+
+
+@dataclass(frozen=True)
+class Clipped(BackwardRule):
+    """g where low <= a <= high, else 0: the straight-through estimator of binarized networks.
+
+    Both bounds belong to the passing interval. Outside it, and at NaN, the cotangent is 0.
+    Source: Courbariaux et al. (2016), equation 4, with low, high = -1, 1.
+
+    Raises:
+        LinearBackpropError: low is not below high.
+    """
+
+    formula = "g if low <= a <= high else 0"
+    source = "Courbariaux et al. (2016), eq. 4"
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise LinearBackpropError(
+                f"Clipped needs low < high, got low={self.low}, high={self.high}; swap or widen them"
+            )
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G where low <= a <= high, else 0."""
+        return torch.where((a >= self.low) & (a <= self.high), g, 0.0)
+
+
+@dataclass(frozen=True)
+class Surrogate(BackwardRule):
+    """g * function'(a): the derivative of another function in place of f's.
+
+    Kinks, infinities and NaN are those of `function`'s own derivative in PyTorch.
+    Source: surrogate gradients (Neftci et al., 2019); `Surrogate("silu")` for ReLU is the backward
+    pass of BPA (Wang et al., 2023).
+
+    Args:
+        function: A catalogue name such as "silu", or any differentiable elementwise function. A
+            catalogued function is kept by its name, so `Surrogate(F.silu) == Surrogate("silu")`.
+
+    Raises:
+        LinearBackpropError: The name is not in the catalogue, or `function` cannot be called.
+    """
+
+    formula = "g * function'(a)"
+    source = "surrogate gradients; Neftci et al. (2019)"
+
+    function: str | Elementwise
+
+    def __post_init__(self) -> None:
+        if callable(self.function):
+            object.__setattr__(self, "function", name_of(self.function) or self.function)
+        elif isinstance(self.function, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            activation_named(self.function)
+        else:
+            raise LinearBackpropError(f"Surrogate needs a function or an activation's name, got {self.function!r}")
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G * function'(a)."""
+        function = activation_named(self.function).function if isinstance(self.function, str) else self.function
+        return vector_jacobian_product(function, a, g)
+
+    def __repr__(self) -> str:
+        function = self.function
+        text = repr(function) if isinstance(function, str) else getattr(function, "__qualname__", repr(function))
+        return f"Surrogate(function={text})"
+
+
+@dataclass(frozen=True)
+class MeanLinear(BackwardRule):
+    """g times the mean of f'(a) over the batch, a unit at a time: the best linear map of its kind.
+
+    Best in the sense of least squares over the batch, among the diagonal maps that are the same for every
+    sample. The mean is over all dimensions but `units`: over the samples, and in convolutions over the
+    positions, too. It is of the batch it sees: a micro-batch's, and under data parallelism a worker's.
+    Kinks, infinities and NaN are those of f's own derivative in PyTorch.
+
+    Args:
+        units: The dimension that counts units (channels): 1 for (N, features) and (N, channels, ...),
+            -1 for tokens, (N, tokens, features).
+
+    Raises:
+        LinearBackpropError: At the backward pass: a has no such dimension, or no other to take the mean over.
+    """
+
+    formula = "g * mean of f'(a) over the batch, a unit at a time"
+    source = "the sample-independent map nearest to Backprop's"
+
+    units: int = 1
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G times the mean slope of each unit."""
+        if a.dim() < 2 or not -a.dim() <= self.units < a.dim():
+            raise LinearBackpropError(
+                f"MeanLinear(units={self.units}) needs a batch dimension and a dimension {self.units} for the units, "
+                f"got a pre-activation of shape {tuple(a.shape)}"
+            )
+        return g * self.slope(a, f)
+
+    def slope(self, a: Tensor, f: Elementwise) -> Tensor:
+        """The mean of f'(a) of each unit; every dimension but the units' has size 1."""
+        others = [dim for dim in range(a.dim()) if dim != self.units % a.dim()]
+        return vector_jacobian_product(f, a, torch.ones_like(a)).mean(others, keepdim=True)
+
+
+@dataclass(frozen=True)
+class LocallyExact(BackwardRule):
+    """A linear chain, and the exact derivative where it is used.
+
+    The parameters of the affine part just below an activation receive g * f'(a); what lies further down
+    receives the chain's cotangent of a. Two cotangents for one pre-activation are more than an activation can
+    send by itself, so this is a rule for `collapse`, which sees the whole model, and not for `with_rule`,
+    `convert` or `backward_rule`.
+
+    Args:
+        chain: `Linear()` or `MeanLinear()`.
+
+    Raises:
+        LinearBackpropError: The chain is another rule; or the rule was given to something else than `collapse`,
+            at the backward pass.
+    """
+
+    formula = "g * f'(a) for the parameters just below, chain's cotangent further down"
+    source = "a linear chain with each layer's own derivative; for collapse"
+
+    chain: BackwardRule = Linear()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.chain, Linear | MeanLinear):
+            raise LinearBackpropError(f"LocallyExact's chain must be Linear() or MeanLinear(), got {self.chain!r}")
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """Refused: see above."""
+        raise LinearBackpropError(f"{self!r} needs to see the whole model: use lb.collapse(model, {self!r})")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Blend(BackwardRule):
+    """(1 - weight) * first + weight * second: annealing from one rule to another.
+
+    Given as a 0-dimensional tensor, the weight may be changed in place while training
+    (`weight.fill_(0.3)`), compiled code included, without recompiling. Two blends are equal if their
+    rules are and their weights are equal now; the hash leaves the weight out, so it is stable.
+
+    Raises:
+        LinearBackpropError: The weight is a number outside [0, 1] or a tensor of more than one value,
+            or a part is not a rule.
+    """
+
+    formula = "(1 - weight) * first + weight * second"
+    source = "annealing between two rules"
+
+    first: BackwardRule
+    second: BackwardRule
+    weight: float | Tensor
+
+    def __post_init__(self) -> None:
+        for part in (self.first, self.second):
+            require_rule(part)
+        if isinstance(self.weight, Tensor):
+            if self.weight.dim() != 0:
+                raise LinearBackpropError(
+                    f"Blend's weight must be a number or a 0-dimensional tensor, got shape {tuple(self.weight.shape)}"
+                )
+        elif not 0 <= self.weight <= 1:
+            raise LinearBackpropError(f"Blend's weight must lie in [0, 1], got {self.weight}")
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """(1 - weight) * first + weight * second."""
+        first = self.first.cotangent(g, a, f)
+        second = self.second.cotangent(g, a, f)
+        return (1 - self.weight) * first + self.weight * second
+
+    @property
+    def uses_pre_activation(self) -> bool:
+        """Whether either part reads a."""
+        return self.first.uses_pre_activation or self.second.uses_pre_activation
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Blend):
+            return NotImplemented
+        parts = (self.first, self.second, float(self.weight))
+        return parts == (other.first, other.second, float(other.weight))
+
+    def __hash__(self) -> int:
+        return hash((Blend, self.first, self.second))
+
+    def __repr__(self) -> str:
+        value = float(self.weight)
+        weight = f"torch.tensor({value})" if isinstance(self.weight, Tensor) else repr(value)
+        return f"Blend(first={self.first!r}, second={self.second!r}, weight={weight})"
+
+
+def require_rule(rule: object) -> None:
+    """Refuse what is not a rule, a class given in place of its instance above all."""
+    if isinstance(rule, BackwardRule):
+        return
+    if inspect.isclass(rule) and issubclass(rule, BackwardRule):
+        raise LinearBackpropError(f"{rule.__name__} is a class; a rule is an instance: {rule.__name__}()")
+    raise LinearBackpropError(f"expected a backward rule such as Linear(), got {rule!r}")

@@ -1,0 +1,93 @@
+"""How far a rule's gradient points the way the true gradient does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._convert import convert
+from .._errors import LinearBackpropError
+from .._rules import BackwardRule
+from .._where import Where
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The cosine between two gradients of the same loss, and how long one is against the other.
+
+    Attributes:
+        cosine: <u, v> / (|u| |v|), over all parameters together; u is the rule's gradient and v Backprop's.
+        by_parameter: The same, a parameter at a time, by the parameter's name. NaN where either is zero.
+        norm_ratio: |u| / |v|.
+    """
+
+    cosine: float
+    by_parameter: dict[str, float]
+    norm_ratio: float
+
+
+def gradient_alignment(
+    model: nn.Module,
+    rule: BackwardRule,
+    inputs: Tensor | tuple[Any, ...],
+    loss_fn: Callable[[Any], Tensor] | None = None,
+    where: Where = None,
+) -> Alignment:
+    """Compare a rule's gradient with Backprop's on one batch.
+
+    The model is left as it was: both gradients are taken on copies, with the same random numbers.
+
+    Args:
+        model: The model, not yet converted.
+        rule: The rule to compare.
+        inputs: The model's argument, or a tuple of its arguments.
+        loss_fn: From the model's output to a scalar; by default the mean of its squares, halved.
+        where: As in `convert`.
+
+    Raises:
+        LinearBackpropError: The model has no parameter that requires grad, or the loss is not a scalar.
+        ConversionError: As in `convert`.
+    """
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    ruled = copy.deepcopy(model)
+    convert(ruled, rule, where)
+    true = _gradients(copy.deepcopy(model), arguments, loss_fn or _half_mean_square)
+    own = _gradients(ruled, arguments, loss_fn or _half_mean_square)
+    u, v = _flat(own), _flat(true)
+    return Alignment(
+        cosine=_cosine(u, v),
+        by_parameter={name: _cosine(own[name].double().flatten(), true[name].double().flatten()) for name in own},
+        norm_ratio=(u.norm() / v.norm()).item(),
+    )
+
+
+def _gradients(model: nn.Module, arguments: tuple[Any, ...], loss_fn: Callable[[Any], Tensor]) -> dict[str, Tensor]:
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not named:
+        raise LinearBackpropError("the model has no parameter that requires grad; there is no gradient to compare")
+    devices = {parameter.device for parameter in named.values() if parameter.is_cuda}
+    with torch.random.fork_rng(list(devices)), torch.enable_grad():
+        loss = loss_fn(model(*arguments))
+        if loss.dim() != 0:
+            raise LinearBackpropError(f"loss_fn must return a scalar, got shape {tuple(loss.shape)}")
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(named, gradients, strict=True))
+
+
+def _half_mean_square(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise LinearBackpropError(f"the model returns {type(output).__name__}, not a tensor; give a loss_fn")
+    return output.square().mean() / 2
+
+
+def _flat(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.double().flatten() for gradient in gradients.values()])
+
+
+def _cosine(u: Tensor, v: Tensor) -> float:
+    return (u @ v / (u.norm() * v.norm())).item()

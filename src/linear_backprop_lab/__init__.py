@@ -1,0 +1,1 @@
+"""The lab: experiments, records and reports of Linear Backprop, built on the library."""

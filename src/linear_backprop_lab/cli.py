@@ -1,0 +1,208 @@
+"""The command line: reproduce experiments, draw the report, list the rules, try one on one's own model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import linear_backprop as lb
+from linear_backprop.diagnostics import Alignment, gradient_alignment
+from linear_backprop_lab._own_model import OwnModelError, converted, own_model
+from linear_backprop_lab._running import perform, plan
+from linear_backprop_lab.data import DataError
+from linear_backprop_lab.experiments import EXPERIMENTS, experiments_named
+from linear_backprop_lab.records import RunError
+from linear_backprop_lab.report import ReportError, check_report_path, gather, write_report
+
+_FAILED, _INTERRUPTED = 1, 130
+_RULE_EXAMPLES = ("linear", "pre-activation", '"Clipped(low=-2.0)"', '"Blend(Linear(), Exact(), 0.5)"')
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
+_console = Console()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app(args=arguments, prog_name="linear-backprop")
+    except (lb.LinearBackpropError, DataError, OwnModelError, ReportError, RunError) as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(_FAILED)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _console.print(f"linear-backprop {importlib.metadata.version('linear-backprop')}", highlight=False)
+        raise typer.Exit
+
+
+@contextmanager
+def _usage() -> Generator[None, None, None]:
+    """Report a wrong argument as wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise ValueError(f"{text!r} is not a shape; give positive sizes and commas, such as 8,3,32,32")
+    return tuple(map(int, sizes))
+
+
+_EXPERIMENTS = "\n\n".join(
+    f"[bold]{', '.join((experiment.name, *experiment.views))}[/]  {experiment.summary}" for experiment in EXPERIMENTS
+)
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder the records lie in.")]
+Report = Annotated[
+    Path,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="The report: one page (.html), or Markdown with its figures beside it (.md).",
+    ),
+]
+
+
+@app.callback()
+def _everything(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train non-linear networks with a linear backward pass, and check what the paper says of it.
+
+    [bold]linear-backprop reproduce[/]  makes the paper's first figure and a small comparison on images, in minutes
+
+    [bold]linear-backprop rules[/]  lists the backward rules
+
+    [bold]linear-backprop convert-check my_models:Net[/]  shows what a rule would do to your own model
+    """
+
+
+@app.command(
+    epilog=f"""The experiments; names after the first are views of the same runs:\n\n{_EXPERIMENTS}
+
+For example:\n\n[bold]linear-backprop reproduce[/]
+
+[bold]linear-backprop reproduce images --data ~/cifar-10-batches-bin[/]
+
+[bold]linear-backprop reproduce fig1 --runs results --report results/REPORT.md[/]"""
+)
+def reproduce(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="EXPERIMENT", help="Which experiments, listed below; all of them if none is named."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="CIFAR-10's binary files: the folder cifar-10-batches-bin, or its parent."),
+    ] = None,
+    runs: Runs = Path("runs"),
+    report: Report = Path("runs/report.html"),
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing; without CIFAR-10, use scikit-learn's digits.")
+    ] = False,
+) -> None:
+    """Run experiments of the paper, then draw the report.
+
+    What is complete already is not run again; what was interrupted goes on. Ctrl-C is safe at any time.
+    """
+    with _usage():
+        chosen = experiments_named(experiments or [])
+        check_report_path(report)
+    jobs = [job for experiment in chosen for job in experiment.jobs(runs, data, not offline)]
+    _console.print(plan(jobs))
+    try:
+        perform(jobs, _console)
+    except KeyboardInterrupt:
+        _console.print("\ninterrupted; every record is whole: give the same command again to go on")
+        raise typer.Exit(_INTERRUPTED) from None
+    _draw(runs, report)
+
+
+@app.command()
+def report(runs: Runs = Path("runs"), report: Report = Path("runs/report.html")) -> None:
+    """Draw the report again, from records alone: nothing is run.
+
+    For example:
+
+    [bold]linear-backprop report --runs results --report results/REPORT.md[/]
+    """
+    with _usage():
+        check_report_path(report)
+    _draw(runs, report)
+
+
+@app.command()
+def rules() -> None:
+    """List the backward rules: what each sends to a pre-activation a when h = f(a) receives g."""
+    table = Table("rule", "cotangent of a", "where it is from", box=None, header_style="bold")
+    for rule in lb.known_rules().values():
+        table.add_row(_call(rule), rule.formula, rule.source)
+    _console.print(table, highlight=False)
+    _console.print("\nExamples for --rule:", *_RULE_EXAMPLES, sep="\n  ", highlight=False)
+
+
+@app.command()
+def convert_check(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="MODULE:FACTORY", help="What makes your model; looked for in this folder first."),
+    ],
+    input_shape: Annotated[
+        str, typer.Option(metavar="N,...", help="The shape of a batch drawn from N(0, 1).")
+    ] = "8,3,32,32",
+    rule: Annotated[str, typer.Option(metavar="RULE", help="A rule; see: linear-backprop rules")] = "linear",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only modules whose path matches; may be repeated."),
+    ] = None,
+) -> None:
+    """Convert your model, list what follows the rule, and compare its gradient with Backprop's on one batch.
+
+    FACTORY is called without arguments and returns a model, or a pair (model, inputs) for a model that does
+    not take a batch of floats. The loss is half the mean square of the output. For example:
+
+    [bold]linear-backprop convert-check my_models:Net --input-shape 16,1,28,28 --rule pre-activation[/]
+    """
+    with _usage():
+        backward_rule = lb.rule_from_name(rule)
+        own = own_model(target, _shape(input_shape))
+    _console.print(converted(own, backward_rule, where), highlight=False, markup=False, soft_wrap=True)
+    alignment = gradient_alignment(own.model, backward_rule, own.inputs, where=where)
+    _console.print("", _alignment_table(alignment), highlight=False)
+
+
+def _call(rule: type[lb.BackwardRule]) -> str:
+    """How a rule is written, arguments and their defaults included."""
+    parameters = inspect.signature(rule).parameters.values()
+    given = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    return f"{rule.__name__}({', '.join(given)})"
+
+
+def _alignment_table(alignment: Alignment) -> Table:
+    table = Table("gradient of", "cosine with Backprop's", box=None, header_style="bold")
+    for name, cosine in alignment.by_parameter.items():
+        table.add_row(name, f"{cosine:+.3f}")
+    table.add_row("all parameters", f"{alignment.cosine:+.3f}", style="bold")
+    table.caption = f"length of the whole gradient: {alignment.norm_ratio:.3g} times Backprop's"
+    return table
+
+
+def _draw(runs: Path, path: Path) -> None:
+    write_report(gather(runs), path)
+    _console.print(f"report: [bold]{escape(str(path.resolve()))}[/]", highlight=False, soft_wrap=True)

@@ -1,0 +1,72 @@
+"""A labelled set of small colour images, training and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ._errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Images and labels as they are stored: nothing is scaled, normalized or augmented.
+
+    Attributes:
+        name: "cifar10" or "digits".
+        train_images: (N, 3, 32, 32) uint8, channels red, green, blue.
+        train_labels: (N,) int64, indices into `classes`.
+        test_images: (M, 3, 32, 32) uint8.
+        test_labels: (M,) int64.
+        classes: The name of every class.
+        source: Where the images came from, in words a report can print; holds no path of a machine.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    source: str
+
+    def subset(self, train: int | None = None, test: int | None = None, *, seed: int = 0) -> ImageDataset:
+        """A smaller set, its classes as even as can be, drawn at random without replacement.
+
+        No class gets more than one image more than another, unless the other has none left. A smaller
+        subset of the same seed lies within a larger one, but for the order, which is that of this set.
+
+        Args:
+            train: How many training images; None keeps all.
+            test: How many test images; None keeps all.
+            seed: Of the draw.
+
+        Raises:
+            DataError: A number is below 1 or above what there is.
+        """
+        kept_train = _balanced(self.train_labels, train, seed, "train")
+        kept_test = _balanced(self.test_labels, test, seed, "test")
+        return replace(
+            self,
+            train_images=self.train_images[kept_train],
+            train_labels=self.train_labels[kept_train],
+            test_images=self.test_images[kept_test],
+            test_labels=self.test_labels[kept_test],
+            source=f"{self.source}; {len(kept_train):,} of its {len(self.train_labels):,} training and "
+            f"{len(kept_test):,} of its {len(self.test_labels):,} test images, drawn with seed {seed}",
+        )
+
+
+def _balanced(labels: Tensor, count: int | None, seed: int, argument: str) -> Tensor:
+    """(count,) int64: increasing indices of a class-balanced draw from `labels`; all of them for None."""
+    if count is None:
+        return torch.arange(len(labels))
+    if not 1 <= count <= len(labels):
+        raise DataError(f"{argument}={count} images were asked for; give a number from 1 to {len(labels)}")
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    of_class = F.one_hot(labels[shuffled])
+    rank_in_class = (of_class.cumsum(0) * of_class).sum(1)
+    return shuffled[rank_in_class.argsort(stable=True)[:count]].sort().values

@@ -1,0 +1,6 @@
+"""The models of the experiments."""
+
+from ._mlp import HiddenUnits as HiddenUnits
+from ._mlp import MLPEnsemble as MLPEnsemble
+from ._mlp import mlp as mlp
+from ._vgg import vgg19 as vgg19

@@ -1,0 +1,14 @@
+"""The report: from records to sections, from sections to a page; nothing here runs an experiment."""
+
+from ._claims import Claim as Claim
+from ._figure1 import figure1 as figure1
+from ._gather import Chapter as Chapter
+from ._gather import Report as Report
+from ._gather import ReportError as ReportError
+from ._gather import gather as gather
+from ._images import images as images
+from ._render import check_report_path as check_report_path
+from ._render import write_report as write_report
+from ._section import Figure as Figure
+from ._section import Section as Section
+from ._section import Table as Table

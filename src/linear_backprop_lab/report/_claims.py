@@ -1,0 +1,39 @@
+"""What the paper claims, beside what the records say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["holds", "partly", "does not hold", "not decided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of the paper and what came of it.
+
+    Attributes:
+        experiment: The experiment's name, such as `"fig1-left"`.
+        claim: What the paper says, in one sentence.
+        paper: The paper's own value, or its words.
+        measured: What the records say, with numbers and how many runs they are of.
+        verdict: What `how` makes of `measured`; `"not decided"` where records are missing.
+        how: The rule the verdict follows, stated so that a reader can apply it to `measured`.
+    """
+
+    experiment: str
+    claim: str
+    paper: str
+    measured: str
+    verdict: Verdict
+    how: str
+
+
+def all_or_some(outcomes: Sequence[bool]) -> Verdict:
+    """Holds where every outcome does, partly where some do; not decided where there are none."""
+    if not outcomes:
+        return "not decided"
+    if all(outcomes):
+        return "holds"
+    return "partly" if any(outcomes) else "does not hold"

@@ -1,0 +1,58 @@
+"""A section of the report: what was asked, what came out, and how to run it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ._claims import Claim
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        title: What it shows, in a few words.
+        caption: How to read it.
+        svg: The drawing, from `<svg` to `</svg>`: it can stand inside a page of HTML.
+    """
+
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table of text.
+
+    Attributes:
+        columns: The heads.
+        rows: As many cells a row as there are columns.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment in the report.
+
+    Attributes:
+        id: A name without spaces, unique in the report: the anchor of the section.
+        title: The heading.
+        asked: What the experiment asks, in a sentence or two.
+        figures: In the order they are shown.
+        claims: What the paper says, beside what came out.
+        table: The numbers behind the figures, where a table helps.
+        rerun: The command that makes the records again.
+    """
+
+    id: str
+    title: str
+    asked: str
+    figures: tuple[Figure, ...]
+    claims: tuple[Claim, ...]
+    table: Table | None
+    rerun: str

@@ -1,0 +1,65 @@
+"""Diagnostics against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import linear_backprop as lb
+from linear_backprop.diagnostics import gradient_alignment, saved_bytes
+
+
+def test_alignment_by_hand():
+    # y = tanh(w1 x1) + w2 x2 with x = (1, 1): the gradients are (f'(w1), 1) and (1, 1).
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([1.5, 0.3], dtype=torch.float64))
+            self.v = nn.Parameter(torch.tensor([0.1], dtype=torch.float64))
+
+        def forward(self, x):
+            return torch.tanh(self.w[0] * x[0]) + self.w[1] * x[1] + self.v.sum() * 0
+
+    slope = 1 - math.tanh(1.5) ** 2
+    result = gradient_alignment(Net(), lb.Linear(), torch.ones(2, dtype=torch.float64), lambda y: y)
+    cosine = (slope + 1) / (math.sqrt(slope**2 + 1) * math.sqrt(2))
+    assert result.cosine == pytest.approx(cosine, rel=1e-12)
+    assert result.by_parameter["w"] == pytest.approx(cosine, rel=1e-12)
+    assert math.isnan(result.by_parameter["v"])
+    assert result.norm_ratio == pytest.approx(math.sqrt(2) / math.sqrt(slope**2 + 1), rel=1e-12)
+
+
+def test_alignment_leaves_the_model_and_the_random_state_alone():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Dropout(0.5), nn.Linear(3, 2))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    # With the same random numbers on both sides, Exact agrees with itself.
+    assert gradient_alignment(
+        model, lb.Exact(), torch.randn(8, 3, generator=torch.Generator())
+    ).cosine == pytest.approx(1)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "loss_fn", "message"),
+    [
+        (nn.Sequential(nn.ReLU()), None, "no parameter that requires grad"),
+        (nn.Sequential(nn.Linear(3, 3), nn.ReLU()), lambda y: y, r"must return a scalar, got shape \(2, 3\)"),
+    ],
+)
+def test_alignment_refuses(model, loss_fn, message):
+    with pytest.raises(lb.LinearBackpropError, match=message):
+        gradient_alignment(model, lb.Linear(), torch.ones(2, 3), loss_fn)
+
+
+def test_saved_bytes_by_hand():
+    x = torch.randn(100, requires_grad=True)
+    assert saved_bytes(torch.tanh, x) == 400  # its output
+    assert saved_bytes(torch.mul, x, x) == 400  # x twice, one storage
+    assert saved_bytes(torch.neg, x) == 0
+    assert saved_bytes(lb.with_rule(torch.tanh, lb.Clipped()), x) == 400  # its input

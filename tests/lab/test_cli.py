@@ -1,0 +1,230 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from functools import partial
+
+import pytest
+import torch
+from lab.report.made_up import image_config, image_run
+from rich.console import Console
+
+from linear_backprop_lab import cli
+from linear_backprop_lab.experiments import EXPERIMENTS, Experiment, Job, experiment_names, experiments_named
+from linear_backprop_lab.records import Run, runs_below
+
+COMMAND = [sys.executable, "-c", "from linear_backprop_lab.cli import main; main()"]
+
+
+@pytest.fixture
+def linear_backprop(capsys, monkeypatch):
+    """Run the command line in this process: its exit code, and what it printed with single spaces."""
+    monkeypatch.setattr(cli, "_console", Console(width=200))
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return stopped.value.code, " ".join((printed.out + printed.err).split())
+
+    return run
+
+
+@pytest.fixture
+def two_runs(tmp_path, monkeypatch):
+    """An experiment of two runs that take no time; the list of those that were made."""
+    made = []
+
+    def make(rule, on_step):
+        made.append(rule)
+        image_run(tmp_path / "runs", rule, [(2.3, 0.1), (2.2, 0.2)])
+        on_step(1)
+
+    def jobs(root, data, download):
+        rules = ("Exact()", "Linear()")
+        return [Job(Run(root, image_config(rule)), f"a run under {rule}", 1, partial(make, rule)) for rule in rules]
+
+    experiment = Experiment("made-up", "two runs", (), jobs)
+    monkeypatch.setattr(cli, "experiments_named", lambda names: [experiment])
+    return made
+
+
+def test_reproduce_makes_what_is_missing_and_draws_the_report(linear_backprop, two_runs, tmp_path):
+    options = ("--runs", tmp_path / "runs", "--report", tmp_path / "report.html")
+    code, printed = linear_backprop("reproduce", *options)
+    assert code == 0
+    assert two_runs == ["Exact()", "Linear()"]
+    assert printed.count("to run") == 2 and "done 2 of 2: a run under Linear()" in printed
+    assert f"report: {tmp_path / 'report.html'}" in printed
+    assert "VGG19" in (tmp_path / "report.html").read_text()
+    next((tmp_path / "runs").glob("*/*/record.json")).unlink()
+    code, printed = linear_backprop("reproduce", *options)
+    assert code == 0
+    assert printed.count("complete") == 1 and printed.count("begun") == 1 and len(two_runs) == 3
+
+
+def test_report_is_drawn_from_records_alone(linear_backprop, tmp_path):
+    for rule in ("Exact()", "Linear()"):
+        image_run(tmp_path / "runs", rule, [(2.3, 0.1), (2.2, 0.2)])
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")}
+    code, _ = linear_backprop("report", "--runs", tmp_path / "runs", "--report", tmp_path / "REPORT.md")
+    assert code == 0
+    assert "VGG19" in (tmp_path / "REPORT.md").read_text()
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")} == before
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["reproduce", "fig9"], 2, r"no experiment is named 'fig9'; use fig1, fig1-left, fig1-middle, fig1-right,"),
+        (["reproduce", "--report", "r.pdf"], 2, "its name must end in .html or .md"),
+        (["report", "--report", "r.pdf"], 2, "its name must end in .html or .md"),
+        (["report", "--runs", "nowhere"], 1, "error: no complete run lies below nowhere; make some with:"),
+        (["reproduce", "images", "--data", "nowhere"], 1, "error: nowhere does not exist"),
+        (["convert-check", "m:f", "--rule", "cubic"], 2, "no rule is named 'cubic'; the rules are Exact, Linear,"),
+        (["convert-check", "m:f", "--rule", "Clipped(low=2)"], 2, "Clipped needs low < high"),
+        (["convert-check", "mf"], 2, "'mf' is not a model; give MODULE:FACTORY, such as"),
+        (["convert-check", "no_such_module:f"], 2, "cannot import 'no_such_module'"),
+        (["convert-check", "math:Net"], 2, "math has no 'Net'; it has acos, acosh,"),
+        (["convert-check", "math:sin"], 2, "math:sin cannot be called without arguments"),
+        (["convert-check", "os:getcwd"], 2, "os:getcwd gives str, not an nn.Module"),
+        (["convert-check", "torch.nn:ReLU", "--input-shape", "3,x"], 2, "'3,x' is not a shape; give positive sizes"),
+        (["convert-check", "torch.nn:ReLU", "--input-shape", "3,0"], 2, "'3,0' is not a shape; give positive sizes"),
+        (["convert-check", "torch.nn:Identity"], 1, "error: the model has no elementwise activation to change."),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_what_is_wrong_is_said_and_told_apart(linear_backprop, monkeypatch, tmp_path, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    stopped, printed = linear_backprop(*arguments)
+    assert stopped == code
+    assert message in printed.replace("│ ", "")
+
+
+def test_a_model_that_does_not_run_on_the_input_is_named(linear_backprop, tmp_path, monkeypatch):
+    module = "from torch import nn\nnet = nn.Sequential(nn.Linear(3, 2), nn.Tanh())\n"
+    (tmp_path / "model_of_three_inputs.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    code, printed = linear_backprop("convert-check", "model_of_three_inputs:net", "--input-shape", "2,4")
+    assert code == 1
+    assert "error: the model does not run on inputs of shape (2, 4): " in printed
+    assert "give --input-shape, or have the factory return a pair (model, inputs)" in printed
+
+
+def test_convert_check_finds_calls_and_compares_gradients(linear_backprop, tmp_path, monkeypatch):
+    """One unit, a = 1 + 2 x 3 - 6 = 1: Linear's gradient is Backprop's over tanh'(1), and as long."""
+    (tmp_path / "model_of_one_unit.py").write_text(
+        textwrap.dedent("""
+            import torch
+            from torch import nn
+
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.layer = nn.Linear(2, 1)
+                    self.layer.load_state_dict({"weight": torch.tensor([[1., 2.]]), "bias": torch.tensor([-6.])})
+
+                def forward(self, x):
+                    return torch.tanh(self.layer(x))
+
+            def make():
+                return Net(), torch.tensor([[1., 3.]])
+        """)
+    )
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    code, printed = linear_backprop("convert-check", "model_of_one_unit:make", "--rule", "linear")
+    assert code == 0
+    assert "(model) tanh (called) Linear() 1 changed, 0 left alone" in printed
+    assert "layer.weight +1.000 layer.bias +1.000 all parameters +1.000" in printed
+    assert f"{1 / (1 - math.tanh(1) ** 2):.3g} times Backprop's" in printed
+    assert sys.path == before
+    code, printed = linear_backprop("convert-check", "model_of_one_unit:make", "--rule", "exact")
+    assert "1 times Backprop's" in printed
+
+
+def test_rules_lists_every_rule_with_its_formula(linear_backprop):
+    code, printed = linear_backprop("rules")
+    assert code == 0
+    for part in ("Exact() g * f'(a)", "PreActivation() g * a", "Clipped(low=-1.0, high=1.0) g if low <= a <= high"):
+        assert part in printed
+
+
+def test_help_names_every_experiment_and_gives_examples(linear_backprop):
+    code, printed = linear_backprop("reproduce", "--help")
+    assert code == 0
+    assert all(name in printed for name in experiment_names() if name != "all")
+    assert "linear-backprop reproduce images --data" in printed
+    assert "convert-check" in linear_backprop("--help")[1]
+    assert linear_backprop("--version") == (0, "linear-backprop 0.1.0")
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        ([], ["fig1", "images"]),
+        (["all"], ["fig1", "images"]),
+        (["images", "fig1-right", "fig1"], ["fig1", "images"]),
+        (["fig1-left"], ["fig1"]),
+    ],
+)
+def test_names_choose_experiments_once(names, expected):
+    assert [experiment.name for experiment in experiments_named(names)] == expected
+
+
+def test_runs_of_images_differ_in_what_is_compared_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (images,) = (experiment for experiment in EXPERIMENTS if experiment.name == "images")
+    configs = [job.run.config for job in images.jobs(tmp_path, None, False)]
+    varied = {(c["rule"], c["model"]["batch_norm"], c["recipe"]["learning_rate"]) for c in configs}
+    assert len(varied) == len(configs) == 8
+    for config in configs:
+        del config["rule"], config["model"]["batch_norm"], config["recipe"]["learning_rate"]
+        assert config == configs[0]
+    assert configs[0]["data"] == "digits" and configs[0]["train_images"] == 1500
+
+
+def test_an_interrupt_leaves_records_whole_and_the_next_call_goes_on(tmp_path):
+    """Ctrl-C, twice, each time in the middle of an epoch of a real run."""
+    environment = {key: value for key, value in os.environ.items() if key != "LINEAR_BACKPROP_DATA"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    options = ["--offline", "--runs", str(tmp_path / "runs"), "--report", str(tmp_path / "report.html")]
+    for epochs in (1, 2):
+        process = subprocess.Popen(
+            [*COMMAND, "reproduce", "images", *options], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            wait_for_lines(process, tmp_path / "runs", epochs)
+            process.send_signal(signal.SIGINT)
+            printed, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode == 130
+        assert "interrupted; every record is whole: give the same command again to go on" in printed
+        assert list(runs_below(tmp_path / "runs")) == []
+        assert not (tmp_path / "report.html").exists()
+        check_whole(tmp_path / "runs", epochs)
+
+
+def wait_for_lines(process, root, count):
+    deadline = time.monotonic() + 60
+    while not any(len(path.read_text().splitlines()) >= count for path in root.glob("*/*/metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
+def check_whole(root, epochs):
+    (config,) = root.glob("*/*/config.json")
+    run = Run(root, json.loads(config.read_text()))
+    assert run.folder == config.parent
+    assert run.environment["torch"] == torch.__version__
+    done = [line["epoch"] for line in run.metrics]
+    assert done == list(range(1, len(done) + 1)) and len(done) >= epochs
+    checkpoint = run.resume()
+    assert checkpoint is not None and checkpoint["epoch"] in (len(done), len(done) - 1)

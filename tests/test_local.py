@@ -1,0 +1,174 @@
+"""`LocallyExact` collapsed, against NumPy by hand and against chains that are not collapsed."""
+
+import itertools
+
+import forms
+import numpy as np
+import pytest
+import references
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import linear_backprop as lb
+
+N, C = 30, 4
+CHAINS = [lb.Linear(), lb.MeanLinear()]
+
+
+class Residual(nn.Module):
+    """Activations are modules, so that the reference can hook them."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1)
+        self.acts = nn.ModuleList([nn.SiLU(inplace), nn.PReLU(6), nn.ELU(inplace=inplace)])
+        self.head = nn.Linear(6, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.acts[0](self.norm(self.first(x)))
+        h = self.acts[1](self.second(h) + 0.5 * h)
+        h = self.acts[2](self.second(h) + h)
+        return self.head(h.mean((2, 3)))
+
+
+def residual(inplace: bool = False) -> Residual:
+    torch.manual_seed(0)
+    model = Residual(inplace).double().eval()
+    nn.init.normal_(model.norm.running_mean)
+    return model
+
+
+def uncollapsed(model: Residual, chain: lb.BackwardRule, x: Tensor, loss_fn) -> dict[str, Tensor]:
+    """Every sample's own chain by `convert`; then each affine part's gradient from it times f'(a)."""
+    h_of, a_of = {}, {}
+
+    def keep(module, args, out):
+        out.retain_grad()
+        h_of[module], a_of[module] = out, args[0].detach()
+
+    hooks = [act.register_forward_hook(keep) for act in model.acts]
+    with lb.convert(model, chain):
+        y = model(x)
+    leaf = y.detach().requires_grad_()
+    (g,) = torch.autograd.grad(loss_fn(leaf), leaf)
+    y.backward(g)
+    for hook in hooks:
+        hook.remove()
+    model.zero_grad()
+
+    parts: dict[nn.Module, Tensor] = {}
+    weights = []
+
+    def cut(module, args, out):
+        parts[module] = args[0]
+        if isinstance(module, nn.PReLU):
+            own = F.prelu(args[0].detach(), module.weight)
+            weights.append((own, h_of[module].grad))
+        return out.detach()
+
+    hooks = [act.register_forward_hook(cut) for act in model.acts]
+    y = model(x)
+    for hook in hooks:
+        hook.remove()
+    outputs, cotangents = [y], [g]
+    for act in model.acts:
+        a = a_of[act].requires_grad_()
+        (slope,) = torch.autograd.grad(act(a * 1).sum(), a)
+        outputs.append(parts[act])
+        cotangents.append(h_of[act].grad * slope)
+    for own, cotangent in weights:
+        outputs.append(own)
+        cotangents.append(cotangent)
+    found = torch.autograd.grad(outputs, list(model.parameters()), cotangents)
+    return dict(zip(dict(model.named_parameters()), found, strict=True))
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+def test_a_residual_convnet_s_gradients(chain):
+    model = residual()
+    x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
+    target = torch.randint(C, (N,))
+    loss_fn = lambda y: F.cross_entropy(y, target)  # noqa: E731
+    expected = uncollapsed(model, chain, x, loss_fn)
+    fast = lb.collapse(model, lb.LocallyExact(chain))
+    y = fast(x)
+    assert torch.equal(y, model(x))
+    loss_fn(y).backward()
+    got = {name: p.grad for name, p in model.named_parameters()}
+    # float64 sums in another order.
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+def test_in_place_activations_change_nothing(chain):
+    x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
+    found = []
+    for inplace in (False, True):
+        model = residual(inplace)
+        lb.collapse(model, lb.LocallyExact(chain))(x).square().mean().backward()
+        found.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+def test_an_mlp_by_hand(chain: lb.BackwardRule, name: str):
+    generator = np.random.default_rng(0)
+    widths = [3, 6, 5, 2]
+    weights = [generator.normal(size=(m, n)) for n, m in itertools.pairwise(widths)]
+    x, y = generator.normal(size=(12, 3)), generator.normal(size=(12, 2))
+    f, derivative = references.ACTIVATIONS[name]
+
+    activations, slopes = [x], []
+    for w in weights[:-1]:
+        a = activations[-1] @ w.T
+        slopes.append(derivative(a))
+        activations.append(f(a))
+    g = activations[-1] @ weights[-1].T - y
+    expected = [g.T @ activations[-1]]
+    chained = g @ weights[-1]
+    for k in (1, 0):
+        expected.insert(0, (chained * slopes[k]).T @ activations[k])
+        mean = slopes[k].mean(0) if isinstance(chain, lb.MeanLinear) else 1.0
+        chained = (chained * mean) @ weights[k]
+
+    activation = next(each for each in lb.CATALOGUE if each.name == name)
+    layers: list[nn.Module] = []
+    for w in weights:
+        layers += [
+            nn.Linear(w.shape[1], w.shape[0], bias=False).double(),
+            forms.module(activation),
+        ]
+        layers[-2].weight.data = torch.from_numpy(w)
+    model = nn.Sequential(*layers[:-1])
+    inputs = torch.from_numpy(x).requires_grad_()
+    ((lb.collapse(model, lb.LocallyExact(chain))(inputs) - torch.from_numpy(y)) ** 2).sum().div(2).backward()
+    for layer, w in zip(layers[::2], expected, strict=True):
+        np.testing.assert_allclose(layer.weight.grad.numpy(), w, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(inputs.grad.numpy(), chained, rtol=1e-10, atol=1e-12)
+
+
+def test_the_top_layer_is_backprop_s():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    x = torch.randn(N, 3, dtype=torch.float64)
+    expected = torch.autograd.grad(model(x).square().sum(), model.parameters())
+    got = torch.autograd.grad(lb.collapse(model, lb.LocallyExact())(x).square().sum(), model.parameters())
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_what_locally_exact_refuses():
+    with pytest.raises(lb.LinearBackpropError, match=r"chain must be Linear\(\) or MeanLinear\(\), got Exact\(\)"):
+        lb.LocallyExact(lb.Exact())
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    with pytest.raises(lb.LinearBackpropError, match=r"collapse takes Linear\(\) or LocallyExact\(...\), got Clipped"):
+        lb.collapse(model, lb.Clipped())
+    with (
+        pytest.raises(lb.LinearBackpropError, match=r"without accumulate\(\)"),
+        lb.collapse(model, lb.LocallyExact()).accumulate(),
+    ):
+        pass
+    lb.convert(model, lb.LocallyExact())
+    with pytest.raises(lb.LinearBackpropError, match=r"use lb.collapse\(model, LocallyExact\(chain=Linear\(\)\)\)"):
+        model(torch.ones(4, 3)).sum().backward()

@@ -1,0 +1,70 @@
+"""A rule for a block of code."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import linear_backprop as lb
+
+
+def slope() -> float:
+    x = torch.tensor(0.5, requires_grad=True)
+    (g,) = torch.autograd.grad(torch.tanh(x), x)
+    return round(g.item(), 6)
+
+
+EXACT, LINEAR, PRE_ACTIVATION = 0.786448, 1.0, 0.5
+
+
+def test_blocks_nest_and_the_innermost_decides():
+    seen = [slope()]
+    with lb.backward_rule():
+        seen.append(slope())
+        with lb.backward_rule(lb.Exact()):
+            seen.append(slope())
+            with lb.backward_rule(lb.PreActivation()):
+                seen.append(slope())
+        seen.append(slope())
+    seen.append(slope())
+    assert seen == [EXACT, LINEAR, EXACT, PRE_ACTIVATION, LINEAR, EXACT]
+
+
+def test_a_block_ends_with_an_exception():
+    with pytest.raises(ZeroDivisionError), lb.backward_rule():
+        raise ZeroDivisionError
+    assert slope() == EXACT
+
+
+def test_the_backward_pass_may_run_outside_or_inside():
+    x = torch.tensor(0.5, requires_grad=True)
+    blend = lb.Blend(lb.Exact(), lb.Exact(), 0.5)
+    with lb.backward_rule(blend):
+        h = torch.tanh(x)
+        (inside,) = torch.autograd.grad(h, x, retain_graph=True)
+    (outside,) = torch.autograd.grad(h, x)
+    assert inside == outside
+    assert round(outside.item(), 6) == EXACT
+
+
+def test_a_function_under_a_rule_keeps_it_inside_a_block():
+    x = torch.tensor(0.5, requires_grad=True)
+    with lb.backward_rule(lb.PreActivation()):
+        (g,) = torch.autograd.grad(lb.with_rule(torch.tanh, lb.Linear())(x), x)
+    assert g == 1
+
+
+def test_what_pytorch_does_inside_its_own_functions_is_not_touched():
+    x = torch.tensor([3e-13, 4e-13], dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(F.normalize(x, dim=0).sum(), x)  # clamps the norm from below
+    with lb.backward_rule():
+        (got,) = torch.autograd.grad(F.normalize(x, dim=0).sum(), x)
+    assert torch.equal(got, expected)
+
+
+def test_integers_and_out_arguments_are_left_to_pytorch():
+    with lb.backward_rule():
+        assert torch.tensor([-3, 5]).clamp(min=0).tolist() == [0, 5]
+        assert torch.tensor([-3, 5]).sign().tolist() == [-1, 1]
+        out = torch.empty(2)
+        torch.tanh(torch.zeros(2), out=out)
+        assert out.tolist() == [0.0, 0.0]
