@@ -1,4 +1,4 @@
-"""The one training loop of the lab: vanilla SGD on images, a line of metrics and a checkpoint an epoch."""
+"""The one training loop of the lab: SGD or Adam on images, a line of metrics and a checkpoint an epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ class Recipe:
         epochs: Passes over the training images.
         batch_size: Images a step; the last batch of an epoch takes what is left.
         learning_rate: Constant, as in the paper.
-        momentum: 0 is the paper's vanilla SGD.
+        optimizer: "sgd", the paper's, or "adam" with PyTorch's other constants.
+        momentum: Of SGD; 0 is the paper's vanilla SGD.
         weight_decay: The factor of the l2 penalty, on every parameter.
         augment: Whether training images are cropped and mirrored at random.
         seed: Of the order of the images, the augmentation and whatever the model draws.
@@ -37,10 +38,18 @@ class Recipe:
     epochs: int
     batch_size: int = 128
     learning_rate: float
+    optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
     augment: bool = True
     seed: int = 0
+
+    def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the model's parameters."""
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.SGD(parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def steps(self, images: int) -> int:
         """How many steps training on `images` images takes."""
@@ -77,9 +86,7 @@ def train(
     """
     device = torch.device(device)
     model.to(device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    optimizer = recipe.optimizer_for(model)
     images, labels = data.train_images.to(device), data.train_labels.to(device)
     normalize = Normalizer(images)
     test_images, test_labels = data.test_images.to(device), data.test_labels.to(device)
