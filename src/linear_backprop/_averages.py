@@ -1,0 +1,55 @@
+"""Average pooling over the windows of max pooling.
+
+Two things PyTorch's average pooling has not: dilation, and padding that always counts for nothing.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+Sizes = int | tuple[int, ...]
+
+
+def average_pool(
+    a: Tensor, dims: int, kernel_size: Sizes, stride: Sizes | None, padding: Sizes, dilation: Sizes, ceil_mode: bool
+) -> Tensor:
+    """The average over each window's positions inside the input; 0 where a window has none.
+
+    Args:
+        a: Shape (..., *positions), with `dims` dimensions of positions.
+        dims: 1, 2 or 3.
+        kernel_size: As in max pooling, like all that follow; one number stands for all dimensions.
+        stride: None or () for the kernel's size.
+        padding: On both sides.
+        dilation: Between a window's positions.
+        ceil_mode: Whether a last window may reach beyond the padding.
+    """
+    stride = kernel_size if stride in (None, (), []) else stride
+    if all(step == 1 for step in _each(dilation, dims)):
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
+        return pool(a, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
+    # Windows are boxes, so their average is an average along one dimension after the other.
+    settings = (_each(sizes, dims) for sizes in (kernel_size, stride, padding, dilation))
+    for dim, (size, step, pad, gap) in enumerate(zip(*settings, strict=True), start=-dims):
+        ones = a.new_ones(a.shape[dim])
+        real = _sums_along(ones, -1, size, step, pad, gap, ceil_mode).clamp(min=1)
+        sums = _sums_along(a, dim, size, step, pad, gap, ceil_mode)
+        a = sums / real.view(-1, *(1,) * (-dim - 1))
+    return a
+
+
+def _each(sizes: Sizes, dims: int) -> tuple[int, ...]:
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    return sizes * dims if len(sizes) == 1 else sizes
+
+
+def _sums_along(a: Tensor, dim: int, size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Tensor:
+    length, extent = a.shape[dim], dilation * (size - 1) + 1
+    room = length + 2 * padding - extent
+    windows = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (windows - 1) * stride >= length + padding:  # such a window would lie beyond the input
+        windows -= 1
+    after = (windows - 1) * stride + extent - length - padding
+    padded = F.pad(a, (*(0, 0) * (-dim - 1), padding, after))
+    return padded.unfold(dim, extent, stride)[..., ::dilation].sum(-1)
