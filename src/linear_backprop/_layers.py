@@ -223,6 +223,8 @@ class StraightThroughDropout(LayerRule):
 LINEAR_LAYERS: tuple[LayerRule, ...] = (AveragedMaximum(), ConstantStatistics(), StraightThroughDropout())
 """All of the library's rules for layers."""
 
+LAYER_FUNCTIONS: frozenset[Function] = frozenset().union(*(layer.functions for layer in LINEAR_LAYERS))
+
 _DRAWN_WINDOWS = "its windows are drawn at random: no average pooling has them"
 _POWER_MEAN = "a power mean of each window, not its maximum"
 _UNPOOLS = "puts values where the indices say, which depend on the sample"
@@ -261,7 +263,10 @@ LAYER_MODULES_LEFT_ALONE: dict[type[nn.Module], str] = {
 
 def rule_for(function: Function, layers: Iterable[LayerRule]) -> LayerRule | None:
     """The rule among `layers` that governs a function; None if none does."""
-    return next((layer for layer in layers if layer.governs(function)), None)
+    for layer in layers:  # written out: this runs at every call of any function inside a block
+        if layer.governs(function):
+            return layer
+    return None
 
 
 def require_layers(layers: Iterable[LayerRule]) -> tuple[LayerRule, ...]:
@@ -274,7 +279,7 @@ def require_layers(layers: Iterable[LayerRule]) -> tuple[LayerRule, ...]:
         raise LinearBackpropError(f"layers must be a list of layer rules, got {layers!r}; write layers=[{layers!r}]")
     chosen = tuple(layers)
     for position, layer in enumerate(chosen):
-        if inspect.isclass(layer) and issubclass(layer, LayerRule):
+        if inspect.isclass(layer) and issubclass(layer, LayerRule):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LinearBackpropError(f"{layer.__name__} is a class; a layer's rule is an instance: {layer.__name__}()")
         if not isinstance(layer, LayerRule):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LinearBackpropError(f"layers holds {layer!r}, which is no layer's rule such as AveragedMaximum()")
