@@ -30,12 +30,11 @@ def average_pool(
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
         return pool(a, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
     # Windows are boxes, so their average is an average along one dimension after the other.
-    settings = (_each(sizes, dims) for sizes in (kernel_size, stride, padding, dilation))
-    for dim, (size, step, pad, gap) in enumerate(zip(*settings, strict=True), start=-dims):
-        ones = a.new_ones(a.shape[dim])
-        real = _sums_along(ones, -1, size, step, pad, gap, ceil_mode).clamp(min=1)
-        sums = _sums_along(a, dim, size, step, pad, gap, ceil_mode)
-        a = sums / real.view(-1, *(1,) * (-dim - 1))
+    sizes, strides, pads, gaps = (_each(given, dims) for given in (kernel_size, stride, padding, dilation))
+    for dim, setting in enumerate(zip(sizes, strides, pads, gaps, strict=True), start=-dims):
+        last = a.transpose(dim, -1)
+        real = _sums(a.new_ones(last.shape[-1]), *setting, ceil_mode).clamp(min=1)
+        a = (_sums(last, *setting, ceil_mode) / real).transpose(dim, -1)
     return a
 
 
@@ -44,12 +43,14 @@ def _each(sizes: Sizes, dims: int) -> tuple[int, ...]:
     return sizes * dims if len(sizes) == 1 else sizes
 
 
-def _sums_along(a: Tensor, dim: int, size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Tensor:
-    length, extent = a.shape[dim], dilation * (size - 1) + 1
+def _sums(a: Tensor, size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Tensor:
+    """The sum over each window along the last dimension, padded with zeros."""
+    length, extent = a.shape[-1], dilation * (size - 1) + 1
     room = length + 2 * padding - extent
     windows = (-(-room // stride) if ceil_mode else room // stride) + 1
     if ceil_mode and (windows - 1) * stride >= length + padding:  # such a window would lie beyond the input
         windows -= 1
-    after = (windows - 1) * stride + extent - length - padding
-    padded = F.pad(a, (*(0, 0) * (-dim - 1), padding, after))
-    return padded.unfold(dim, extent, stride)[..., ::dilation].sum(-1)
+    reach = (windows - 1) * stride + 1
+    padded = F.pad(a, (padding, reach + extent - 1 - length - padding))
+    starts = range(0, extent, dilation)
+    return sum((padded[..., start : start + reach : stride] for start in starts[1:]), padded[..., :reach:stride])

@@ -18,7 +18,7 @@ def call_layer(function: Function, rule: LayerRule | None, args: tuple[Any, ...]
         if rule is None or not _is_to_change(function, rule, args, kwargs):
             return function(*args, **kwargs)
         h = rule.linear_map(rule.constants(function, args, kwargs), function, args, kwargs)
-        if not _is_in_place(function, rule, args, kwargs):
+        if not rule.bound(function, args, kwargs).get("inplace", False):
             return _with_values(_forward(function, args, kwargs), h)
         a, rest, keywords = _split(args, kwargs)
         # The same form on a copy: out of place, it might use other random numbers.
@@ -32,10 +32,6 @@ def _is_to_change(function: Function, rule: LayerRule, args: tuple[Any, ...], kw
     # `torch.export` drops autograd Functions.
     seen = (torch.is_grad_enabled() or transforms_active()) and not torch.compiler.is_exporting()
     return differentiable and seen and rule.applies(function, args, kwargs)
-
-
-def _is_in_place(function: Function, rule: LayerRule, args: tuple[Any, ...], kwargs: Keywords) -> bool:
-    return function.__name__.endswith("_") or bool(rule.bound(function, args, kwargs).get("inplace", False))
 
 
 def _split(args: tuple[Any, ...], kwargs: Keywords) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:

@@ -24,7 +24,7 @@ from ._averages import average_pool
 from ._errors import LinearBackpropError
 
 Keywords = Mapping[str, Any]
-Parameters = tuple[str, ...]
+Arguments = dict[str, Any]
 
 
 class LayerRule(abc.ABC):
@@ -36,29 +36,31 @@ class LayerRule(abc.ABC):
         formula: The map, or its backward pass, for tables.
         source: Where it is from.
         modules: The modules of `torch.nn` that it governs.
-        parameters: The functions that it governs, each with its parameters' names in order. The first is the
-            layer's input; `inplace` is known by its name.
+        arguments: The functions that it governs, each with its arguments' names in order and their defaults (None for
+            one that must be given). The first is the layer's input; `inplace` says whether it is overwritten, and
+            is there for a function that always does it, too. More that the rule wants to know may follow.
         reproduces_forward: Whether the map's values are the layer's own, up to rounding.
     """
 
     formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
     modules: ClassVar[tuple[type[nn.Module], ...]] = ()
-    parameters: ClassVar[dict[Function, Parameters]] = {}
+    arguments: ClassVar[dict[Function, Arguments]] = {}
     reproduces_forward: ClassVar[bool] = False
 
     @property
     def functions(self) -> frozenset[Function]:
         """Every callable that the rule governs; modules are reached through the function that they call."""
-        return frozenset(self.parameters)
+        return frozenset(self.arguments)
 
     def governs(self, function: Function) -> bool:
         """Whether the rule governs a function."""
-        return function in self.parameters
+        return function in self.arguments
 
     def bound(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> dict[str, Any]:
-        """The arguments of a call by the names in `parameters`; defaults are left out."""
-        return {**dict(zip(self.parameters[function], args, strict=False)), **kwargs}
+        """Every argument of a call by its name in `arguments`."""
+        defaults = self.arguments[function]
+        return {**defaults, **dict(zip(defaults, args, strict=False)), **kwargs}
 
     def applies(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> bool:
         """Whether this very call is to be changed; a call that is affine as it is has no need."""
@@ -85,14 +87,19 @@ class LayerRule(abc.ABC):
         """
 
 
-def _pooling(name: str, dims: Iterable[int], owners: tuple[Any, ...], parameters: Parameters) -> dict[Function, Any]:
-    found = (getattr(owner, name.format(d), None) for owner in owners for d in dims)
-    return {function: parameters for function in found if function is not None}
-
-
-_WINDOWS = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-_SIZES = ("input", "output_size", "return_indices")
 _OWNERS = (F, torch)
+_WINDOWS: Arguments = {
+    **{"input": None, "kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False},
+    "return_indices": False,
+}
+_SIZES: Arguments = {"input": None, "output_size": None, "return_indices": False}
+
+
+def _pooling(name: str, arguments: Arguments) -> dict[Function, Arguments]:
+    """The functions of that name for 1 to 3 dimensions of positions."""
+    forms = (name + ending for ending in ("", "_with_indices"))
+    found = [(d, getattr(owner, form.format(d), None)) for form in forms for owner in _OWNERS for d in (1, 2, 3)]
+    return {function: {**arguments, "dims": dims} for dims, function in found if function is not None}
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,9 @@ class AveragedMaximum(LayerRule):
         *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
         *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
     )
-    parameters: ClassVar[dict[Function, Parameters]] = {
-        **_pooling("max_pool{}d", (1, 2, 3), _OWNERS, _WINDOWS),
-        **_pooling("max_pool{}d_with_indices", (1, 2, 3), _OWNERS, _WINDOWS),
-        **_pooling("adaptive_max_pool{}d", (1, 2, 3), _OWNERS, _SIZES),
-        **_pooling("adaptive_max_pool{}d_with_indices", (1, 2, 3), _OWNERS, _SIZES),
+    arguments: ClassVar[dict[Function, Arguments]] = {
+        **_pooling("max_pool{}d", _WINDOWS),
+        **_pooling("adaptive_max_pool{}d", _SIZES),
     }
 
     def linear_map(
@@ -124,19 +129,11 @@ class AveragedMaximum(LayerRule):
     ) -> Tensor:
         """The average over each window."""
         call = self.bound(function, args, kwargs)
-        dims = next(d for d in (1, 2, 3) if f"pool{d}d" in function.__name__)
         if "output_size" in call:
-            adaptive = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[dims - 1]
-            return adaptive(call["input"], call["output_size"])
-        return average_pool(
-            call["input"],
-            dims,
-            call["kernel_size"],
-            call.get("stride"),
-            call.get("padding", 0),
-            call.get("dilation", 1),
-            call.get("ceil_mode", False),
-        )
+            pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[call["dims"] - 1]
+            return pool(call["input"], call["output_size"])
+        windows = (call[name] for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode"))
+        return average_pool(call["input"], call["dims"], *windows)
 
 
 @dataclass(frozen=True)
@@ -152,18 +149,20 @@ class ConstantStatistics(LayerRule):
     formula = "g * weight / sqrt(var + eps)"
     source = "Linear Backprop, for batch normalization"
     modules = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    parameters: ClassVar[dict[Function, Parameters]] = {
-        F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-        torch.batch_norm: (
-            *("input", "weight", "bias", "running_mean", "running_var"),
-            *("training", "momentum", "eps", "cudnn_enabled"),
+    arguments: ClassVar[dict[Function, Arguments]] = {
+        F.batch_norm: {
+            **dict.fromkeys(("input", "running_mean", "running_var", "weight", "bias")),
+            **{"training": False, "momentum": 0.1, "eps": 1e-5},
+        },
+        torch.batch_norm: dict.fromkeys(
+            ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
         ),
     }
     reproduces_forward: ClassVar[bool] = True
 
     def applies(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> bool:
         """Whether the statistics are the batch's."""
-        return bool(self.bound(function, args, kwargs).get("training", False))
+        return bool(self.bound(function, args, kwargs)["training"])
 
     def constants(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> tuple[Tensor, ...]:
         """Mean and biased variance of each channel, shape (channels,), in float32 at least."""
@@ -178,12 +177,14 @@ class ConstantStatistics(LayerRule):
         """Batch normalization with the constants for running statistics."""
         mean, variance = constants
         call = self.bound(function, args, kwargs)
-        weight, bias = (None if (p := call.get(name)) is None else p.to(mean.dtype) for name in ("weight", "bias"))
-        return F.batch_norm(call["input"], mean, variance, weight, bias, training=False, eps=call.get("eps", 1e-5))
+        weight, bias = (None if (p := call[name]) is None else p.to(mean.dtype) for name in ("weight", "bias"))
+        return F.batch_norm(call["input"], mean, variance, weight, bias, training=False, eps=call["eps"])
 
 
-_DROPOUT = ("input", "p", "training", "inplace")
-_DRAWN = ("input", "p", "train")
+_DROPOUT: Arguments = {"input": None, "p": 0.5, "training": True, "inplace": False}
+_ALPHA: Arguments = {**_DROPOUT, "training": False}
+_DRAWN: Arguments = {"input": None, "p": None, "train": None, "inplace": False}
+_DRAWN_IN_PLACE: Arguments = {**_DRAWN, "inplace": True}
 
 
 @dataclass(frozen=True)
@@ -197,21 +198,20 @@ class StraightThroughDropout(LayerRule):
     formula = "g"
     source = "Linear Backprop, for dropout"
     modules = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-    parameters: ClassVar[dict[Function, Parameters]] = {
+    arguments: ClassVar[dict[Function, Arguments]] = {
         **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), _DROPOUT),
-        **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _DROPOUT),
+        **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _ALPHA),
         **dict.fromkeys((torch.dropout, torch.feature_dropout), _DRAWN),
         **dict.fromkeys((torch.alpha_dropout, torch.feature_alpha_dropout), _DRAWN),
-        **dict.fromkeys((torch.dropout_, torch.feature_dropout_), _DRAWN),
-        **dict.fromkeys((torch.alpha_dropout_, torch.feature_alpha_dropout_), _DRAWN),
+        **dict.fromkeys((torch.dropout_, torch.feature_dropout_), _DRAWN_IN_PLACE),
+        **dict.fromkeys((torch.alpha_dropout_, torch.feature_alpha_dropout_), _DRAWN_IN_PLACE),
     }
 
     def applies(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> bool:
         """Whether the call drops anything."""
         call = self.bound(function, args, kwargs)
-        # Of PyTorch's functions with a default, only the alpha forms are inactive unless told otherwise.
-        active = call.get("train", call.get("training", "alpha" not in function.__name__))
-        return bool(active) and call.get("p", 0.5) > 0
+        active = call["train"] if "train" in call else call["training"]
+        return bool(active) and call["p"] > 0
 
     def linear_map(
         self, constants: tuple[Tensor, ...], function: Function, args: tuple[Any, ...], kwargs: Keywords
