@@ -88,7 +88,7 @@ def call(
         with unseen_by_modes():
             return function(*args, **kwargs)
     rest, keywords = args[1:], {k: v for k, v in kwargs.items() if args or k != "input"}
-    in_place = form.always_in_place or bool(_argument("inplace", form.inplace_position, rest, keywords))
+    in_place = overwrites_input(form, rest, keywords)
     if in_place and _may_overwrite_unseen(rule, a, rest, keywords):
         with unseen_by_modes():
             function(a.detach(), *rest, **keywords)
@@ -101,6 +101,11 @@ def call(
     # The rule keeps what a was, `copy_` overwrites a, and PyTorch makes its usual checks of in-place writes.
     before = a.clone() if rule.uses_pre_activation else a
     return a.copy_(_out_of_place(form, carrier, rule, before, rest, keywords))
+
+
+def overwrites_input(form: Form, rest: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Whether a call overwrites its first argument, given the others."""
+    return form.always_in_place or bool(_argument("inplace", form.inplace_position, rest, keywords))
 
 
 def _is_differentiable(a: object) -> TypeGuard[Tensor]:
