@@ -1,10 +1,11 @@
 """Average pooling over the windows of max pooling.
 
-Two things PyTorch's average pooling has not: dilation, and padding that always counts for nothing.
+PyTorch's average pooling has no dilation, and none for three dimensions in half precision on the CPU.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,16 +27,18 @@ def average_pool(
         ceil_mode: Whether a last window may reach beyond the padding.
     """
     stride = kernel_size if stride in (None, (), []) else stride
-    if all(step == 1 for step in _each(dilation, dims)):
+    no_kernel = dims == 3 and a.device.type == "cpu" and a.dtype in (torch.bfloat16, torch.float16)
+    if all(step == 1 for step in _each(dilation, dims)) and not no_kernel:
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
         return pool(a, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
     # Windows are boxes, so their average is an average along one dimension after the other.
     sizes, strides, pads, gaps = (_each(given, dims) for given in (kernel_size, stride, padding, dilation))
+    average = a.to(torch.promote_types(a.dtype, torch.float32))
     for dim, setting in enumerate(zip(sizes, strides, pads, gaps, strict=True), start=-dims):
-        last = a.transpose(dim, -1)
-        real = _sums(a.new_ones(last.shape[-1]), *setting, ceil_mode).clamp(min=1)
-        a = (_sums(last, *setting, ceil_mode) / real).transpose(dim, -1)
-    return a
+        last = average.transpose(dim, -1)
+        inside = _sums(average.new_ones(last.shape[-1]), *setting, ceil_mode).clamp(min=1)
+        average = (_sums(last, *setting, ceil_mode) / inside).transpose(dim, -1)
+    return average.to(a.dtype)
 
 
 def _each(sizes: Sizes, dims: int) -> tuple[int, ...]:
