@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import linear_backprop as lb
+from linear_backprop.diagnostics import saved_bytes
 
 MAXIMUM, STATISTICS, DROPOUT = lb.LINEAR_LAYERS
 SIZES = (7, 6, 5)
@@ -294,15 +295,11 @@ def test_a_layer_that_is_affine_as_it_is_is_left_as_it_is(layer: nn.Module):
     assert type(got) is type(expected)
 
 
-def test_dropout_saves_nothing_and_max_pooling_no_more_than_its_input():
-    saved: list[Tensor] = []
+def test_dropout_and_max_pooling_save_nothing():
     x = torch.randn(2, 4, 6, 6, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        with lb.backward_rule(layers=lb.LINEAR_LAYERS):
-            F.dropout(x)
-            assert not saved
-            F.max_pool2d(x, 2)
-    assert all(t.data_ptr() == x.data_ptr() for t in saved)
+    with lb.backward_rule(layers=lb.LINEAR_LAYERS):
+        assert saved_bytes(F.dropout, x) == 0
+        assert saved_bytes(lambda x: F.adaptive_max_pool2d(F.max_pool2d(x, 3, 2, 1), 2), x) == 0
 
 
 def test_in_place_dropout_is_checked_as_pytorch_checks_it():
@@ -425,17 +422,14 @@ def test_jacobians_are_the_same_both_ways(form: Form):
 @by_kind
 def test_the_backward_pass_is_differentiable_again(form: Form):
     x, v = form.input(), torch.randn_like(form.input())
-    # y = h^2: the cotangent of x is 2 J^T h, whose derivative along v is 2 J^T J v, J being the linear map's.
+    # y = h^2: the cotangent of x is 2 J^T h, whose derivative along v is 2 J^T J v, J being the linear map's, which
+    # takes the statistics for constants here, too.
     leaf = x.clone().requires_grad_()
     h = form.ruled(leaf)
     (first,) = torch.autograd.grad(h.square().sum(), leaf, create_graph=True)
     (second,) = torch.autograd.grad(first, leaf, v)
     pushed = jvp(form.ruled, (x,), (v,))[1]
-    if form.rule is STATISTICS:
-        # 2 J^T h also depends on x through J; what must hold is that the second derivative exists and is finite.
-        assert second.isfinite().all()
-    else:
-        torch.testing.assert_close(second, cotangent(form.ruled, x, 2 * pushed))
+    torch.testing.assert_close(second, cotangent(form.ruled, x, 2 * pushed))
 
 
 @by_form
