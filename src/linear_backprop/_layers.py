@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._activations import Function
-from ._averages import average_pool
+from ._autograd import transforms_active
+from ._averages import AdaptiveWindows, Windows
 from ._errors import LinearBackpropError
+from ._values import with_spread, with_values
 
 Keywords = Mapping[str, Any]
 Arguments = dict[str, Any]
@@ -86,10 +88,29 @@ class LayerRule(abc.ABC):
             A tensor of the shape of h (of the values, where indices are returned beside them).
         """
 
+    def run(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> tuple[Any, tuple[Tensor, ...]]:
+        """The call's own result, without a graph, and its constants; to override where one kernel gives both."""
+        constants = self.constants(function, args, kwargs)
+        with torch.no_grad():
+            return function(*args, **kwargs), constants
+
+    def connect(
+        self, values: Tensor, constants: tuple[Tensor, ...], function: Function, args: tuple[Any, ...], kwargs: Keywords
+    ) -> Tensor:
+        """The call's values with the map's backward pass; to override where that needs no values of the map."""
+        return with_values(values, self.linear_map(constants, function, args, kwargs))
+
+
+def _in_plain_code() -> bool:
+    """Whether the code runs as it is written: neither compiled nor transformed."""
+    return not (torch.compiler.is_compiling() or transforms_active())
+
 
 _OWNERS = (F, torch)
+_WINDOW_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 _WINDOWS: Arguments = {
-    **{"input": None, "kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False},
+    "input": None,
+    **dict(zip(_WINDOW_ARGUMENTS, (None, None, 0, 1, False), strict=True)),
     "return_indices": False,
 }
 _SIZES: Arguments = {"input": None, "output_size": None, "return_indices": False}
@@ -128,12 +149,27 @@ class AveragedMaximum(LayerRule):
         self, constants: tuple[Tensor, ...], function: Function, args: tuple[Any, ...], kwargs: Keywords
     ) -> Tensor:
         """The average over each window."""
+        return self._windows(function, args, kwargs).average(self.bound(function, args, kwargs)["input"])
+
+    def connect(
+        self, values: Tensor, constants: tuple[Tensor, ...], function: Function, args: tuple[Any, ...], kwargs: Keywords
+    ) -> Tensor:
+        """The maxima, without taking the averages where average pooling's backward pass can be had alone."""
+        a: Tensor = self.bound(function, args, kwargs)["input"]
+        windows = self._windows(function, args, kwargs)
+        if _in_plain_code() and windows.have_a_kernel(a):
+            return with_spread(values, a, windows)
+        return super().connect(values, constants, function, args, kwargs)
+
+    def _windows(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> Windows | AdaptiveWindows:
         call = self.bound(function, args, kwargs)
         if "output_size" in call:
-            pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[call["dims"] - 1]
-            return pool(call["input"], call["output_size"])
-        windows = (call[name] for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode"))
-        return average_pool(call["input"], call["dims"], *windows)
+            return AdaptiveWindows(call["dims"], call["output_size"])
+        return Windows(*(call[name] for name in ("dims", *_WINDOW_ARGUMENTS)))
+
+
+# What `torch.batch_norm` calls, whose first result it returns.
+_batch_norm_and_statistics: Callable[..., tuple[Tensor, ...]] = torch._batch_norm_impl_index  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -170,6 +206,21 @@ class ConstantStatistics(LayerRule):
         others = [dim for dim in range(a.dim()) if dim != 1]
         variance, mean = torch.var_mean(a.to(torch.promote_types(a.dtype, torch.float32)), others, correction=0)
         return mean, variance
+
+    def run(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> tuple[Any, tuple[Tensor, ...]]:
+        """The call's own result, and the constants that its kernel found on the way: another pass costs more."""
+        call = self.bound(function, args, kwargs)
+        a: Tensor = call["input"]
+        # What lacks a second value in a channel, the function itself refuses.
+        if not _in_plain_code() or a.device.type not in ("cpu", "cuda") or a.numel() <= a.shape[1]:
+            return super().run(function, args, kwargs)
+        names = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
+        cudnn = call.get("cudnn_enabled", torch.backends.cudnn.enabled)
+        with torch.no_grad():
+            h, mean, deviation, *_ = _batch_norm_and_statistics(*(call[name] for name in names), cudnn)
+        if mean.dtype in (torch.bfloat16, torch.float16):
+            return h, self.constants(function, args, kwargs)
+        return h, (mean, deviation**-2 - call["eps"])  # deviation: 1 / sqrt(var + eps)
 
     def linear_map(
         self, constants: tuple[Tensor, ...], function: Function, args: tuple[Any, ...], kwargs: Keywords
