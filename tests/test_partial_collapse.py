@@ -15,7 +15,7 @@ RTOL, ATOL = 1e-10, 1e-13
 
 
 class Mixed(nn.Module):
-    """Below: max pooling, layer norm, batch normalization in training mode; above: affine parts, and a skip from below."""
+    """Below: max pooling, layer norm, batch normalization in training mode; above: affine parts, a skip from below."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()

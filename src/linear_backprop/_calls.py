@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ._activations import FORMS, Form, Function
 from ._autograd import activate, transforms_active, unseen_by_modes
 from ._errors import LinearBackpropError
-from ._rules import BackwardRule, Exact, Linear, require_rule
+from ._rules import BackwardRule, Exact, Linear, refuse_whole_model_rule, require_rule
 
 
 def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[..., Any]:  # noqa: B008
@@ -30,9 +30,10 @@ def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[...
 
     Raises:
         LinearBackpropError: `function` is a module (use `convert`) or cannot be called, or `rule` is not
-            a rule. At the call: the function does not keep its input's shape.
+            a rule or is for whole models. At the call: the function does not keep its input's shape.
     """
     require_rule(rule)
+    refuse_whole_model_rule(rule, "with_rule")
     if isinstance(function, nn.Module):
         raise LinearBackpropError(f"with_rule takes a function, got the module {function}; use convert for modules")
     if not callable(function):

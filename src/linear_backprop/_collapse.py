@@ -308,12 +308,9 @@ class _Collapse(torch.autograd.Function):
         total = step.over_workers(total)
         outputs, cotangents, leaves = step.replay(total, wanted)
         sources = [z for z in leaves if z.requires_grad]
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            outputs, [*sources, *step.parameters], cotangents, allow_unused=True
+        found = torch.autograd.grad(
+            outputs, [*sources, *step.parameters], cotangents, allow_unused=True, materialize_grads=True
         )
         rows = iter(found[: len(sources)])
-        of_leaves = [
-            total.spread(row, g, z) if need and (row := next(rows)) is not None else None
-            for z, need in zip(values, wanted, strict=False)
-        ]
+        of_leaves = [total.spread(next(rows), g, z) if need else None for z, need in zip(values, wanted, strict=False)]
         return None, None, None, *of_leaves, *found[len(sources) :]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from ._activations import Function
 from ._errors import ConversionError
 from ._layers import LayerRule
 from ._rules import BackwardRule
@@ -49,6 +52,7 @@ class Conversion:
         self.layers = layers
         self.stand_ins: list[StandIn] = []
         self._sites: dict[tuple[str, str], Site] = {}
+        self._running: list[StandIn] = []
 
     @property
     def changed(self) -> list[Site]:
@@ -59,6 +63,20 @@ class Conversion:
     def unchanged(self) -> list[Site]:
         """The non-linearities that do not, each with the reason."""
         return [site for site in self._sites.values() if not site.changed]
+
+    @contextmanager
+    def running(self, stand_in: StandIn) -> Generator[None]:
+        """While a module's `forward` runs, `observe` lists calls as its own; for the stand-ins, not for users."""
+        self._running.append(stand_in)
+        try:
+            yield
+        finally:
+            self._running.pop()
+
+    def observe(self, function: Function) -> None:
+        """A function was called; for the stand-ins, not for users."""
+        if self._running:
+            self._running[-1].observe(function)
 
     def remove(self) -> None:
         """Make the model exactly what it was; nothing is done the second time.

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 from ._conversion import Conversion
+from ._errors import LinearBackpropError
 from ._kinds import Kind, is_scripted, reason_left_alone, rule_of
 from ._layers import LayerRule, require_layers
-from ._rules import BackwardRule, Linear, require_rule
-from ._stand_in import NOT_SELECTED, StandIn, check_at_first_run, kind, require_a_change, stand_in_of
+from ._rules import BackwardRule, Linear, LocallyExact, require_rule
+from ._stand_in import NOT_SELECTED, StandIn, check_at_first_run, kind, require_a_change, run_whole, stand_in_of
 from ._where import Where, selector
 
 
@@ -54,13 +55,19 @@ def convert(
         ConversionError: There is nothing to change: at once where that is certain, or after the model's
             first forward pass where the model's own code had to be run to know.
         LinearBackpropError: `rule` is not a rule, `layers` holds something else than layers' rules, or `where`
-            selects nothing or is of no known kind.
+            selects nothing, is of no known kind, or is given together with `LocallyExact`.
     """
     require_rule(rule)
+    if isinstance(rule, LocallyExact) and where is not None:
+        raise LinearBackpropError(
+            f"convert puts {rule!r} on whole models; for a part of one, use lb.collapse(model, {rule!r}, where=...)"
+        )
     selects = selector(where, model)
     conversion = Conversion(rule, require_layers(layers))
     try:
         opaque = _stand_in_everywhere(conversion, model, selects)
+        if isinstance(rule, LocallyExact):
+            run_whole(conversion, model)
         if not conversion.changed and not opaque:
             require_a_change(conversion, "the model has", model)
         if not conversion.changed:

@@ -203,11 +203,11 @@ class _Pass:
             sources += [(cut.h, total) for cut, total in zip(cuts[:below], of_h, strict=False)]
             if not sources:
                 return
-            found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            found = torch.autograd.grad(
                 outputs, [z for z, _ in sources], cotangents, retain_graph=True, allow_unused=True
             )
             for (_, total), part in zip(sources, found, strict=True):
-                if part is not None:
+                if part is not None:  # pyright: ignore[reportUnnecessaryComparison]
                     total += part
 
         send(self.outputs, g, len(cuts))

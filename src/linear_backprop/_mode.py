@@ -11,7 +11,7 @@ from ._activations import FORMS, LEFT_ALONE, Function
 from ._calls import call
 from ._layer_calls import call_layer
 from ._layers import LAYER_FUNCTIONS, LAYERS_LEFT_ALONE, LayerRule, require_layers, rule_for
-from ._rules import BackwardRule, Linear, require_rule
+from ._rules import BackwardRule, Linear, refuse_whole_model_rule, require_rule
 
 
 class RuleMode(TorchFunctionMode):
@@ -62,6 +62,21 @@ class RuleMode(TorchFunctionMode):
         return func in LAYERS_LEFT_ALONE and bool(self.layers or self.withheld)
 
 
+class Observing(TorchFunctionMode):
+    """Changes nothing, and tells of every function that a rule may govern."""
+
+    def __init__(self, observe: Callable[[Function], None]) -> None:
+        super().__init__()
+        self.observe = observe
+
+    def __torch_function__(
+        self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`."""
+        self.observe(func)
+        return func(*args, **(kwargs or {}))
+
+
 def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008
     """A context in which every elementwise activation follows the rule, whoever wrote the code.
 
@@ -84,7 +99,9 @@ def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = (
         layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`; none by default.
 
     Raises:
-        LinearBackpropError: `rule` is not a rule, or `layers` holds something else than layers' rules.
+        LinearBackpropError: `rule` is not a rule or is for whole models, or `layers` holds something else than
+            layers' rules.
     """
     require_rule(rule)
+    refuse_whole_model_rule(rule, "backward_rule")
     return RuleMode(rule, require_layers(layers))

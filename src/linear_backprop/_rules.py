@@ -324,6 +324,14 @@ class Blend(BackwardRule):
         return f"Blend(first={self.first!r}, second={self.second!r}, weight={weight})"
 
 
+def refuse_whole_model_rule(rule: BackwardRule, where: str) -> None:
+    """Refuse what a function or a block of code cannot follow."""
+    if isinstance(rule, LocallyExact):
+        raise LinearBackpropError(
+            f"{where} cannot follow {rule!r}, which needs to see the whole model: use lb.convert or lb.collapse"
+        )
+
+
 def require_rule(rule: object) -> None:
     """Refuse what is not a rule, a class given in place of its instance above all."""
     if isinstance(rule, BackwardRule):

@@ -17,8 +17,9 @@ from ._conversion import Conversion
 from ._errors import ConversionError
 from ._kinds import Kind, kind_of
 from ._layers import LAYERS_LEFT_ALONE, LayerRule, rule_for
-from ._mode import RuleMode
-from ._rules import BackwardRule, Exact
+from ._local import run_locally
+from ._mode import Observing, RuleMode
+from ._rules import BackwardRule, Exact, LocallyExact
 
 NOT_SELECTED = "not selected by `where`"
 
@@ -70,6 +71,9 @@ class StandIn:
         # Where nothing will be differentiated the model runs untouched, PyTorch's fast paths included.
         if not (torch.is_grad_enabled() or transforms_active()):
             return self.run_untouched(*args, **kwargs)
+        if isinstance(self.rule, LocallyExact):  # the model's own stand-in sees to it
+            with self.conversion.running(self):
+                return self.run_untouched(*args, **kwargs)
         with RuleMode(self.rule, self.layers, self.observe, self.conversion.layers):
             return self.run_untouched(*args, **kwargs)
 
@@ -91,6 +95,31 @@ class StandIn:
             reason = LEFT_ALONE.get(function, "") or (LAYERS_LEFT_ALONE.get(function, "") if layers else "")
         if rule is not None or reason:
             self.conversion.add(self.path, f"{function.__name__} (called)", rule, reason)
+
+
+class LocalStandIn(StandIn):
+    """The model's own `forward` under `LocallyExact`, which needs to see the whole of it.
+
+    Args:
+        model: The model.
+        inner: The stand-in that it has already, taken out of its place; None if it has none.
+        conversion: The conversion.
+    """
+
+    def __init__(self, model: nn.Module, inner: StandIn | None, conversion: Conversion) -> None:
+        super().__init__(model, "", True, conversion)
+        self.inner = inner
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's `forward`, its graph cut at every activation."""
+        if not torch.is_grad_enabled():
+            return self.run_untouched(*args, **kwargs)
+        assert isinstance(self.rule, LocallyExact)
+        return run_locally(self._observed, self.module, self.rule, args, kwargs, self.layers)
+
+    def _observed(self, *args: Any, **kwargs: Any) -> Any:
+        with Observing(self.conversion.observe):
+            return (self.inner.run if self.inner else self.run_untouched)(*args, **kwargs)
 
 
 class CheckedStandIn(StandIn):
@@ -116,13 +145,23 @@ class CheckedStandIn(StandIn):
         return result
 
 
+def run_whole(conversion: Conversion, model: nn.Module) -> None:
+    """Have the model's own stand-in see to the rule, for all that the model runs."""
+    LocalStandIn(model, _taken_out(conversion, model), conversion).put()
+
+
 def check_at_first_run(conversion: Conversion, model: nn.Module) -> None:
     """Have the model's first forward pass prove that something is changed."""
-    inner = next((each for each in conversion.stand_ins if each.module is model), None)
-    if inner is not None:
-        conversion.stand_ins.remove(inner)
-        inner.remove()
-    CheckedStandIn(model, inner, conversion).put()
+    CheckedStandIn(model, _taken_out(conversion, model), conversion).put()
+
+
+def _taken_out(conversion: Conversion, model: nn.Module) -> StandIn | None:
+    """The model's own stand-in, taken out of its place."""
+    own = next((each for each in conversion.stand_ins if each.module is model), None)
+    if own is not None:
+        conversion.stand_ins.remove(own)
+        own.remove()
+    return own
 
 
 def require_a_change(conversion: Conversion, subject: str, model: nn.Module) -> None:
