@@ -1,5 +1,7 @@
 """Collapse over several workers: two processes equal one on the union of their batches, and send aggregates alone."""
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -24,7 +26,7 @@ RULES = {
 def net() -> nn.Sequential:
     torch.manual_seed(0)
     widths = [12, WIDTH, WIDTH]
-    layers = [m for n, k in zip(widths, widths[1:], strict=False) for m in (nn.Linear(n, k), nn.Tanh())]
+    layers = [m for n, k in itertools.pairwise(widths) for m in (nn.Linear(n, k), nn.Tanh())]
     return nn.Sequential(*layers, nn.Linear(WIDTH, C)).double()
 
 
