@@ -45,7 +45,7 @@ def convert(
             predicate of path and module, or `after(path)`; None for all. Inside a selected module, one that is
             not selected keeps its true derivatives.
         layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`, in modules and as functions;
-            by default they keep their true derivatives. With any `rule`.
+            without one a layer keeps its true derivatives, or what an earlier conversion gave it. With any `rule`.
 
     Returns:
         The conversion: prints as a table; `remove()`, or leaving it as a context, restores the model.

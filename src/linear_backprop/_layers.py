@@ -179,7 +179,8 @@ class ConstantStatistics(LayerRule):
     h = (a - mean) / sqrt(var + eps) * weight + bias, with the batch's own mean and (biased) variance, through
     which nothing is differentiated: a receives g * weight / sqrt(var + eps), and weight and bias their exact
     gradients. Running statistics are updated as before. In eval mode batch normalization is affine as it is and is
-    left as it is. Source: as for `Linear`.
+    left as it is. Across processes `nn.SyncBatchNorm` runs a backward pass of its own, and keeps it. Source: as for
+    `Linear`.
     """
 
     formula = "g * weight / sqrt(var + eps)"
