@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ._errors import ConversionError
-from ._layers import LayerRule
+from ._layer_rule import LayerRule
 from ._rules import BackwardRule
 
 if TYPE_CHECKING:

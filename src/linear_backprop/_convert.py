@@ -11,7 +11,8 @@ from torch import nn
 
 from ._conversion import Conversion
 from ._kinds import Kind, is_scripted, reason_left_alone, rule_of
-from ._layers import LayerRule, require_layers
+from ._layer_rule import LayerRule
+from ._layers import require_layers
 from ._rules import BackwardRule, Linear, require_rule
 from ._stand_in import NOT_SELECTED, StandIn, check_at_first_run, kind, require_a_change, stand_in_of
 from ._where import Where, selector

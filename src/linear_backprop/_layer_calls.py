@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._activations import Function
 from ._autograd import transforms_active, unseen_by_modes
-from ._layers import Keywords, LayerRule
+from ._layer_rule import Keywords, LayerRule
 
 
 def call_layer(function: Function, rule: LayerRule | None, args: tuple[Any, ...], kwargs: Keywords) -> Any:

@@ -16,7 +16,8 @@ from ._autograd import transforms_active
 from ._conversion import Conversion
 from ._errors import ConversionError
 from ._kinds import Kind, kind_of
-from ._layers import LAYERS_LEFT_ALONE, LayerRule, rule_for
+from ._layer_rule import LayerRule
+from ._layers import LAYERS_LEFT_ALONE, rule_for
 from ._mode import RuleMode
 from ._rules import BackwardRule, Exact
 
