@@ -392,3 +392,12 @@ def test_a_model_with_converted_layers_travels(travel):
     twin = travel(model)
     conversion.remove()
     assert torch.equal(layer_gradient(twin), expected_gradient(True, True, True, True))
+
+
+def test_a_later_conversion_keeps_the_rules_of_layers_that_it_has_none_for():
+    model = Layers()
+    first = lb.convert(model, layers=lb.LINEAR_LAYERS)
+    with lb.convert(model, lb.PreActivation(), layers=[lb.StraightThroughDropout()]):
+        assert torch.equal(layer_gradient(model), expected_gradient(True, True, True, True))
+    first.remove()
+    assert torch.equal(layer_gradient(model), expected_gradient(False, False, False, False))

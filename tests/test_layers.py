@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from forms import same_bits
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
@@ -119,6 +119,9 @@ def jacobian_rows(function, x: Tensor) -> Tensor:
     return cotangent(function, samples, torch.eye(shape.numel(), dtype=x.dtype).view(-1, 1, *shape)).flatten(1)
 
 
+_WINDOW = {"kernel_size": (2, 2, 2), "stride": None, "padding": (0, 0, 0), "dilation": (1, 1, 1), "ceil_mode": False}
+
+
 @st.composite
 def poolings(draw: st.DrawFn) -> tuple[tuple[int, ...], dict[str, Any]]:
     """An input's shape and the arguments of a max pooling that PyTorch allows on it."""
@@ -142,6 +145,8 @@ def poolings(draw: st.DrawFn) -> tuple[tuple[int, ...], dict[str, Any]]:
     }
 
 
+# Fits only with padding: PyTorch's own backward pass of avg_pool3d refuses it.
+@example(((1, 1, 1), {**_WINDOW, "kernel_size": (1, 1, 2), "padding": (0, 0, 1)}))
 @given(poolings())
 @settings(max_examples=150, deadline=None)
 def test_the_jacobian_of_max_pooling_is_average_pooling_s(pooling):
@@ -271,6 +276,23 @@ def test_running_statistics_are_updated_once_and_alike():
         assert same_bits(model(x).detach(), twin(x).detach())
     for got, expected in zip(model.buffers(), twin.buffers(), strict=True):
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(6, 4), (3, 4, 5, 5)])
+def test_the_kernel_s_statistics_are_the_constants(dtype: torch.dtype, shape: tuple[int, ...]):
+    x, weight = torch.randn(shape).to(dtype), torch.ones(4, dtype=dtype)
+    arguments = (x, None, None, weight, None, True)
+    _, found = STATISTICS.run(F.batch_norm, arguments, {})
+    constants = STATISTICS.constants(F.batch_norm, arguments, {})
+    assert [c.dtype for c in found] == [torch.promote_types(dtype, torch.float32)] * 2
+    # The statistics of at most 75 numbers of size one, in float32 at least.
+    torch.testing.assert_close(found, constants, rtol=1e-5, atol=1e-6)
+
+
+def test_too_few_values_for_statistics_are_refused_as_ever():
+    with lb.backward_rule(layers=[STATISTICS]), pytest.raises(ValueError, match="Expected more than 1 value"):
+        F.batch_norm(torch.randn(1, 4), None, None, training=True)
 
 
 def test_without_running_statistics_eval_mode_follows_the_rule_too():

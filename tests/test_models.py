@@ -4,7 +4,9 @@ Whether one was missed is asked of autograd, which knows nothing of conversions:
 converted model no derivative of an activation may be left.
 """
 
+import copy
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -99,15 +101,20 @@ def output_of(result: object) -> Tensor:
     return result.last_hidden_state if pooled is None else pooled  # pyright: ignore
 
 
-def nodes(output: Tensor) -> Counter[str]:
-    """How many nodes of each kind the autograd graph below a tensor has."""
+def graph(output: Tensor) -> set[Any]:
+    """Every node of the autograd graph below a tensor."""
     seen, queue = set(), [output.grad_fn]
     while queue:
         node = queue.pop()
         if node is not None and node not in seen:
             seen.add(node)
             queue += [below for below, _ in node.next_functions]
-    return Counter(node.name().rstrip("0123456789") for node in seen)
+    return seen
+
+
+def nodes(output: Tensor) -> Counter[str]:
+    """How many nodes of each kind the autograd graph below a tensor has."""
+    return Counter(node.name().rstrip("0123456789") for node in graph(output))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -143,3 +150,22 @@ def test_linear_leaves_no_derivative_either(name: str):
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients
     assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, shape) in MODELS.items() if shape == IMAGE])
+def test_no_layer_is_missed(name: str):
+    factory, shape = MODELS[name]
+    torch.manual_seed(0)
+    model = factory().train()
+    twin, x = copy.deepcopy(model), torch.randn(shape)
+    lb.convert(model, layers=lb.LINEAR_LAYERS)
+    torch.manual_seed(0)
+    expected = output_of(twin(x))
+    torch.manual_seed(0)
+    output = output_of(model(x))
+    assert torch.equal(output, expected)
+    assert all(torch.equal(*pair) for pair in zip(model.buffers(), twin.buffers(), strict=True))
+    normalizations = [node for node in graph(output) if node.name().startswith("NativeBatchNorm")]
+    assert len(normalizations) == nodes(expected)["NativeBatchNormBackward"]
+    assert not any(node._saved_training for node in normalizations)
+    assert not any("MaxPool" in node for node in nodes(output))

@@ -17,10 +17,10 @@ from ._convert import convert as convert
 from ._errors import CollapseError as CollapseError
 from ._errors import ConversionError as ConversionError
 from ._errors import LinearBackpropError as LinearBackpropError
+from ._layer_rule import LayerRule as LayerRule
 from ._layers import LINEAR_LAYERS as LINEAR_LAYERS
 from ._layers import AveragedMaximum as AveragedMaximum
 from ._layers import ConstantStatistics as ConstantStatistics
-from ._layers import LayerRule as LayerRule
 from ._layers import StraightThroughDropout as StraightThroughDropout
 from ._mode import backward_rule as backward_rule
 from ._names import known_rules as known_rules

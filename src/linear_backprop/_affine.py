@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import CollapseError
-from ._layers import LayerRule
+from ._layer_rule import LayerRule
 from ._where import Predicate
 
 _MAXIMUM = (

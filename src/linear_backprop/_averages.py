@@ -1,7 +1,8 @@
 """Average pooling over the windows of max pooling, and its transpose.
 
-PyTorch's average pooling has no dilation, and none for three dimensions in half precision on the CPU. Its backward
-kernels need no more of the input than its shape, which autograd has no way to know: `spread` runs them alone.
+PyTorch's average pooling has no dilation, and for three dimensions has neither half precision on the CPU nor a
+backward pass for windows that fit only with padding. Its backward kernels need no more of the input than its shape,
+which autograd has no way to know: `spread` runs them alone.
 """
 
 from __future__ import annotations
@@ -41,9 +42,15 @@ class Windows:
 
     def have_a_kernel(self, a: Tensor) -> bool:
         """Whether PyTorch has average pooling for them."""
-        half_precision = a.dtype in (torch.bfloat16, torch.float16)
-        missing = self.dims == 3 and half_precision and a.device.type == "cpu"
-        return not missing and all(gap == 1 for gap in self._each(self.dilation))
+        if any(gap != 1 for gap in self._each(self.dilation)):
+            return False
+        if self.dims < 3:
+            return True
+        on_cpu_in_half = a.device.type == "cpu" and a.dtype in (torch.bfloat16, torch.float16)
+        larger_than_a = any(
+            size > length for size, length in zip(self._each(self.kernel_size), a.shape[-3:], strict=True)
+        )
+        return not on_cpu_in_half and not larger_than_a
 
     def average(self, a: Tensor) -> Tensor:
         """The average over each window's positions inside the input; 0 where a window has none.

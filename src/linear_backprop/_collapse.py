@@ -37,7 +37,8 @@ from ._aggregates import Aggregates, mean_slopes
 from ._boundary import Seam
 from ._convert import convert, is_converted
 from ._errors import CollapseError, LinearBackpropError
-from ._layers import LayerRule, require_layers
+from ._layer_rule import LayerRule
+from ._layers import require_layers
 from ._local import run_locally
 from ._mode import RuleMode
 from ._probe import Costs, look

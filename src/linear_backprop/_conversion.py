@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from ._activations import Function
 from ._errors import ConversionError
-from ._layers import LayerRule
+from ._layer_rule import LayerRule
 from ._rules import BackwardRule
 
 if TYPE_CHECKING:

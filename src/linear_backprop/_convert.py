@@ -12,7 +12,8 @@ from torch import nn
 from ._conversion import Conversion
 from ._errors import LinearBackpropError
 from ._kinds import Kind, is_scripted, reason_left_alone, rule_of
-from ._layers import LayerRule, require_layers
+from ._layer_rule import LayerRule
+from ._layers import require_layers
 from ._rules import BackwardRule, Linear, LocallyExact, require_rule
 from ._stand_in import NOT_SELECTED, StandIn, check_at_first_run, kind, require_a_change, run_whole, stand_in_of
 from ._where import Where, selector
@@ -46,7 +47,7 @@ def convert(
             predicate of path and module, or `after(path)`; None for all. Inside a selected module, one that is
             not selected keeps its true derivatives.
         layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`, in modules and as functions;
-            by default they keep their true derivatives. With any `rule`.
+            without one a layer keeps its true derivatives, or what an earlier conversion gave it. With any `rule`.
 
     Returns:
         The conversion: prints as a table; `remove()`, or leaving it as a context, restores the model.

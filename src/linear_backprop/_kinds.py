@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ._activations import LEFT_ALONE_MODULES, MODULES
-from ._layers import LAYER_MODULES_LEFT_ALONE, LayerRule
+from ._layer_rule import LayerRule
+from ._layers import LAYER_MODULES_LEFT_ALONE
 
 _SCRIPTED = "TorchScript: its code cannot be reached; convert the model before scripting it"
 

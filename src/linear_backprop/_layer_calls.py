@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._activations import Function
 from ._autograd import transforms_active, unseen_by_modes
-from ._layers import Keywords, LayerRule
+from ._layer_rule import Keywords, LayerRule
 
 
 def call_layer(function: Function, rule: LayerRule | None, args: tuple[Any, ...], kwargs: Keywords) -> Any:
@@ -17,12 +17,21 @@ def call_layer(function: Function, rule: LayerRule | None, args: tuple[Any, ...]
     with unseen_by_modes():
         if rule is None or not _is_to_change(function, rule, args, kwargs):
             return function(*args, **kwargs)
+        return run_layer(function, rule, args, kwargs)[0]
+
+
+def run_layer(
+    function: Function, rule: LayerRule, args: tuple[Any, ...], kwargs: Keywords
+) -> tuple[Any, tuple[Tensor, ...]]:
+    """A call that the rule changes: its result, and the constants of its map."""
+    with unseen_by_modes():
         if not rule.bound(function, args, kwargs).get("inplace", False):
-            return _connected(rule, function, args, kwargs, rule.run(function, args, kwargs))
+            result, constants = rule.run(function, args, kwargs)
+            return _connected(rule, function, args, kwargs, result, constants), constants
         a, rest, keywords = _split(args, kwargs)
         # The same form on a copy: out of place, it might use other random numbers.
-        on_a_copy = rule.run(function, (a.clone(), *rest), keywords)
-        return a.copy_(_connected(rule, function, args, kwargs, on_a_copy))
+        result, constants = rule.run(function, (a.clone(), *rest), keywords)
+        return a.copy_(_connected(rule, function, args, kwargs, result, constants)), constants
 
 
 def _is_to_change(function: Function, rule: LayerRule, args: tuple[Any, ...], kwargs: Keywords) -> bool:
@@ -38,9 +47,9 @@ def _connected(
     function: Function,
     args: tuple[Any, ...],
     kwargs: Keywords,
-    ran: tuple[Any, tuple[Tensor, ...]],
+    result: Any,
+    constants: tuple[Tensor, ...],
 ) -> Any:
-    result, constants = ran
     if isinstance(result, tuple):  # values and indices
         return (rule.connect(result[0], constants, function, args, kwargs), *result[1:])
     return rule.connect(result, constants, function, args, kwargs)

@@ -1,17 +1,9 @@
-"""Linear rules for layers that are not elementwise, and the final ones.
-
-Legend: `a` is what the layer gets, `h` what it makes of it, `g` the cotangent of h.
-
-A rule names an affine map of a, the same for every sample, and the layer's backward pass becomes that map's: the
-paper's "all the non-linear components are cancelled and only linear gradients persist", for what is not
-elementwise. The forward pass never depends on it. Rules are values, like those of `_rules.py`.
-"""
+"""The linear rules of layers that are not elementwise, and what no such rule governs."""
 
 from __future__ import annotations
 
-import abc
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,91 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._activations import Function
-from ._autograd import transforms_active
 from ._averages import AdaptiveWindows, Windows
 from ._errors import LinearBackpropError
-from ._values import with_spread, with_values
-
-Keywords = Mapping[str, Any]
-Arguments = dict[str, Any]
-
-
-class LayerRule(abc.ABC):
-    """An affine map whose backward pass a layer has in place of its own.
-
-    To write one's own, subclass as a frozen dataclass, say which functions and modules it governs, and give the map.
-
-    Attributes:
-        formula: The map, or its backward pass, for tables.
-        source: Where it is from.
-        modules: The modules of `torch.nn` that it governs.
-        arguments: The functions that it governs, each with its arguments' names in order and their defaults (None for
-            one that must be given). The first is the layer's input; `inplace` says whether it is overwritten, and
-            is there for a function that always does it, too. More that the rule wants to know may follow.
-        reproduces_forward: Whether the map's values are the layer's own, up to rounding.
-    """
-
-    formula: ClassVar[str] = ""
-    source: ClassVar[str] = ""
-    modules: ClassVar[tuple[type[nn.Module], ...]] = ()
-    arguments: ClassVar[dict[Function, Arguments]] = {}
-    reproduces_forward: ClassVar[bool] = False
-
-    @property
-    def functions(self) -> frozenset[Function]:
-        """Every callable that the rule governs; modules are reached through the function that they call."""
-        return frozenset(self.arguments)
-
-    def governs(self, function: Function) -> bool:
-        """Whether the rule governs a function."""
-        return function in self.arguments
-
-    def bound(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> dict[str, Any]:
-        """Every argument of a call by its name in `arguments`."""
-        defaults = self.arguments[function]
-        return {**defaults, **dict(zip(defaults, args, strict=False)), **kwargs}
-
-    def applies(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> bool:
-        """Whether this very call is to be changed; a call that is affine as it is has no need."""
-        return True
-
-    def constants(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> tuple[Tensor, ...]:
-        """What the map takes from the batch, detached; nothing where it is the same for every batch."""
-        return ()
-
-    @abc.abstractmethod
-    def linear_map(
-        self, constants: tuple[Tensor, ...], function: Function, args: tuple[Any, ...], kwargs: Keywords
-    ) -> Tensor:
-        """The map, of the call's input, in differentiable PyTorch operations.
-
-        Args:
-            constants: What `constants` gave.
-            function: One of `functions`.
-            args: As the function is called.
-            kwargs: As the function is called.
-
-        Returns:
-            A tensor of the shape of h (of the values, where indices are returned beside them).
-        """
-
-    def run(self, function: Function, args: tuple[Any, ...], kwargs: Keywords) -> tuple[Any, tuple[Tensor, ...]]:
-        """The call's own result, without a graph, and its constants; to override where one kernel gives both."""
-        constants = self.constants(function, args, kwargs)
-        with torch.no_grad():
-            return function(*args, **kwargs), constants
-
-    def connect(
-        self, values: Tensor, constants: tuple[Tensor, ...], function: Function, args: tuple[Any, ...], kwargs: Keywords
-    ) -> Tensor:
-        """The call's values with the map's backward pass; to override where that needs no values of the map."""
-        return with_values(values, self.linear_map(constants, function, args, kwargs))
-
-
-def _in_plain_code() -> bool:
-    """Whether the code runs as it is written: neither compiled nor transformed."""
-    return not (torch.compiler.is_compiling() or transforms_active())
-
+from ._layer_rule import Arguments, Keywords, LayerRule, in_plain_code
+from ._values import with_spread
 
 _OWNERS = (F, torch)
 _WINDOW_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -157,7 +68,7 @@ class AveragedMaximum(LayerRule):
         """The maxima, without taking the averages where average pooling's backward pass can be had alone."""
         a: Tensor = self.bound(function, args, kwargs)["input"]
         windows = self._windows(function, args, kwargs)
-        if _in_plain_code() and windows.have_a_kernel(a):
+        if in_plain_code() and windows.have_a_kernel(a):
             return with_spread(values, a, windows)
         return super().connect(values, constants, function, args, kwargs)
 
@@ -179,7 +90,8 @@ class ConstantStatistics(LayerRule):
     h = (a - mean) / sqrt(var + eps) * weight + bias, with the batch's own mean and (biased) variance, through
     which nothing is differentiated: a receives g * weight / sqrt(var + eps), and weight and bias their exact
     gradients. Running statistics are updated as before. In eval mode batch normalization is affine as it is and is
-    left as it is. Source: as for `Linear`.
+    left as it is. Across processes `nn.SyncBatchNorm` runs a backward pass of its own, and keeps it. Source: as for
+    `Linear`.
     """
 
     formula = "g * weight / sqrt(var + eps)"
@@ -212,7 +124,7 @@ class ConstantStatistics(LayerRule):
         call = self.bound(function, args, kwargs)
         a: Tensor = call["input"]
         # What lacks a second value in a channel, the function itself refuses.
-        if not _in_plain_code() or a.device.type not in ("cpu", "cuda") or a.numel() <= a.shape[1]:
+        if not in_plain_code() or a.device.type not in ("cpu", "cuda") or a.numel() <= a.shape[1]:
             return super().run(function, args, kwargs)
         names = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
         cudnn = call.get("cudnn_enabled", torch.backends.cudnn.enabled)

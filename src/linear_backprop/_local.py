@@ -24,8 +24,8 @@ from ._activations import Function
 from ._aggregates import mean_slopes, spread
 from ._boundary import Boundary, Seam
 from ._calls import call
-from ._layer_calls import call_layer
-from ._layers import LayerRule
+from ._layer_calls import run_layer
+from ._layer_rule import LayerRule
 from ._replay import Emit, Emitter, Recorded, Run, autocast_as_now, governing, pre_activation, undisturbed
 from ._rules import BackwardRule, LocallyExact, MeanLinear
 
@@ -74,8 +74,7 @@ class _Cutter(Run):
         """Run the call, under its layer rule or cut."""
         layer = governing(self.layers, function, args, kwargs)
         if layer is not None:
-            constants = layer.constants(function, args, kwargs)
-            result = call_layer(function, layer, args, kwargs)
+            result, constants = run_layer(function, layer, args, kwargs)
             self._note(Recorded(function.__name__, not layer.reproduces_forward, constants), result)
             return result
         a = pre_activation(function, args, kwargs)

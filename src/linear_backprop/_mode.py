@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 from ._activations import FORMS, LEFT_ALONE, Function
 from ._calls import call
 from ._layer_calls import call_layer
-from ._layers import LAYER_FUNCTIONS, LAYERS_LEFT_ALONE, LayerRule, require_layers, rule_for
+from ._layer_rule import LayerRule
+from ._layers import LAYER_FUNCTIONS, LAYERS_LEFT_ALONE, require_layers, rule_for
 from ._rules import BackwardRule, Linear, refuse_whole_model_rule, require_rule
 
 

@@ -16,7 +16,7 @@ from ._activations import Function
 from ._affine import mix
 from ._boundary import Boundary, Seam
 from ._errors import CollapseError
-from ._layers import LayerRule
+from ._layer_rule import LayerRule
 from ._replay import Emitter, Recorder, Run, governing, pre_activation, undisturbed
 from ._where import Predicate
 

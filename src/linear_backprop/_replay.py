@@ -20,7 +20,8 @@ from ._boundary import Boundary, Seam, is_activation
 from ._calls import call, overwrites_input
 from ._deferred import Deferral
 from ._errors import CollapseError
-from ._layers import LayerRule, rule_for
+from ._layer_rule import LayerRule
+from ._layers import rule_for
 from ._rules import BackwardRule, Linear, MeanLinear
 
 
@@ -104,8 +105,7 @@ class Recorder(Run):
         """Run the call, and note it if it is a non-linearity's."""
         layer = governing(self.layers, function, args, kwargs)
         if layer is not None:
-            constants = layer.constants(function, args, kwargs)
-            result = function(*args, **kwargs)
+            result, constants = layer.run(function, args, kwargs)
             self._note(Recorded(function.__name__, not layer.reproduces_forward, constants), result)
             return result
         if pre_activation(function, args, kwargs) is None:

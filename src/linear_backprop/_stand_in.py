@@ -16,7 +16,8 @@ from ._autograd import transforms_active
 from ._conversion import Conversion
 from ._errors import ConversionError
 from ._kinds import Kind, kind_of
-from ._layers import LAYERS_LEFT_ALONE, LayerRule, rule_for
+from ._layer_rule import LayerRule
+from ._layers import LAYERS_LEFT_ALONE, rule_for
 from ._local import run_locally
 from ._mode import Observing, RuleMode
 from ._rules import BackwardRule, Exact, LocallyExact
@@ -28,7 +29,7 @@ class StandIn:
     """A module's `forward` under the conversion's rules, or with its true derivatives.
 
     Where an earlier conversion's stand-in is already there, this one takes its place: the latest
-    conversion decides.
+    conversion decides, and keeps the earlier rules of layers that it has none for.
     """
 
     def __init__(self, module: nn.Module, path: str, selected: bool, conversion: Conversion) -> None:
@@ -39,16 +40,8 @@ class StandIn:
         self.lists_calls = kind(module, conversion.layers) is Kind.OPAQUE
         self.before: Any = module.__dict__.get("forward")
         self.own: Any = _own_forward(module)
-
-    @property
-    def rule(self) -> BackwardRule:
-        """What activations called here follow."""
-        return self.conversion.rule if self.selected else Exact()
-
-    @property
-    def layers(self) -> tuple[LayerRule, ...]:
-        """What layers called here follow."""
-        return self.conversion.layers if self.selected else ()
+        self.rule: BackwardRule = conversion.rule if selected else Exact()
+        self.layers: tuple[LayerRule, ...] = (*conversion.layers, *_layers_kept(module, conversion)) if selected else ()
 
     def put(self) -> None:
         """Take the place of the module's `forward`."""
@@ -187,6 +180,13 @@ def stand_in_of(module: nn.Module) -> StandIn | None:
 def kind(module: nn.Module, layers: tuple[LayerRule, ...]) -> Kind:
     """The module's kind, whether or not something stands in for its `forward`."""
     return kind_of(module, layers, _own_forward(module) is not None)
+
+
+def _layers_kept(module: nn.Module, conversion: Conversion) -> tuple[LayerRule, ...]:
+    """The rules of layers that an earlier conversion put on the module and this one has none for."""
+    earlier = stand_in_of(module)
+    replaced = frozenset[Function]().union(*(layer.functions for layer in conversion.layers))
+    return tuple(layer for layer in earlier.layers if not layer.functions & replaced) if earlier else ()
 
 
 def _own_forward(module: nn.Module) -> Any:

@@ -152,6 +152,7 @@ def test_rules_lists_every_rule_with_its_formula(linear_backprop):
     assert code == 0
     for part in ("Exact() g * f'(a)", "PreActivation() g * a", "Clipped(low=-1.0, high=1.0) g if low <= a <= high"):
         assert part in printed
+    assert "ConstantStatistics() g * weight / sqrt(var + eps)" in printed
 
 
 def test_help_names_every_experiment_and_gives_examples(linear_backprop):
