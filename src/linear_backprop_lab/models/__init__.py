@@ -3,4 +3,7 @@
 from ._mlp import HiddenUnits as HiddenUnits
 from ._mlp import MLPEnsemble as MLPEnsemble
 from ._mlp import mlp as mlp
+from ._residual import ConstantBatchNorm2d as ConstantBatchNorm2d
+from ._residual import calibrate as calibrate
+from ._residual import residual as residual
 from ._vgg import vgg19 as vgg19
