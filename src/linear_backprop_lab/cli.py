@@ -105,7 +105,7 @@ For example:\n\n[bold]linear-backprop reproduce[/]
 def reproduce(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT", help="Which experiments, listed below; all of them if none is named."),
+        typer.Argument(metavar="EXPERIMENT", help="Which experiments, listed below; the paper's if none is named."),
     ] = None,
     data: Annotated[
         Path | None,

@@ -8,15 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 import linear_backprop as lb
 from linear_backprop_lab.data import ImageDataset
-from linear_backprop_lab.models import vgg19
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.training import Recipe, train
 
+from ._building import build_model, training_device
 from ._job import Job, OnStep
 
 NAME = "images"
@@ -69,14 +66,6 @@ def _job(root: Path, data: ImageDataset, config: dict[str, Any]) -> Job:
 def _perform(run: Run, data: ImageDataset, recipe: Recipe, on_step: OnStep) -> None:
     config = run.config
     subset = data.subset(config["train_images"], config["test_images"], seed=recipe.seed)
-    model = _model(config["model"], recipe.seed)
+    model = build_model(config["model"], recipe.seed)
     lb.convert(model, lb.rule_from_name(config["rule"]))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train(model, subset, recipe, run, device=device, on_step=on_step)
-
-
-def _model(config: dict[str, Any], seed: int) -> nn.Module:
-    settings = {key: value for key, value in config.items() if key not in ("name", "activation")}
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return vgg19(activation=getattr(nn, config["activation"]), **settings)
+    train(model, subset, recipe, run, device=training_device(), on_step=on_step)

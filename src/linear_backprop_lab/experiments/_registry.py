@@ -8,7 +8,7 @@ from pathlib import Path
 
 from linear_backprop_lab.data import load_images
 
-from . import _figure1, _images
+from . import _collapse, _collapse_timing, _figure1, _images
 from ._job import Job
 
 EVERYTHING = "all"
@@ -23,17 +23,19 @@ class Experiment:
     """One experiment of the paper.
 
     Attributes:
-        name: As on the command line, and as `config["experiment"]` in its records.
+        name: As on the command line.
         summary: What it does, in a line.
         views: Further names: parts of its figure, which are made of the same runs.
         jobs: Its runs, from the folder all records lie in, the folder of CIFAR-10 (None: look for it)
             and whether it may be downloaded.
+        by_name_only: Whether "all" leaves it out: it takes long, or needs what another experiment made.
     """
 
     name: str
     summary: str
     views: tuple[str, ...]
     jobs: Callable[[Path, Path | None, bool], list[Job]]
+    by_name_only: bool = False
 
 
 EXPERIMENTS = (
@@ -49,6 +51,27 @@ EXPERIMENTS = (
         views=(),
         jobs=lambda root, data, download: _images.images_jobs(root, load_images(data, download=download)),
     ),
+    Experiment(
+        name="collapse-sweep",
+        summary="the collapsed passes and Backprop at several learning rates, tested on held-out images",
+        views=(),
+        jobs=lambda root, data, download: _collapse.sweep_jobs(root, load_images(data, download=download)),
+        by_name_only=True,
+    ),
+    Experiment(
+        name=_collapse.NAME,
+        summary="the same, each at the learning rate that was best in collapse-sweep, several seeds; run after it",
+        views=(),
+        jobs=lambda root, data, download: _collapse.collapse_jobs(root, load_images(data, download=download)),
+        by_name_only=True,
+    ),
+    Experiment(
+        name="collapse-timing",
+        summary="what a training step costs under each of them; run alone on the machine",
+        views=(),
+        jobs=lambda root, data, download: _collapse_timing.timing_jobs(root),
+        by_name_only=True,
+    ),
 )
 
 
@@ -58,7 +81,9 @@ def experiment_names() -> list[str]:
 
 
 def experiments_named(names: Iterable[str]) -> list[Experiment]:
-    """The experiments behind the names, each once, in the order of the registry; all of them for none.
+    """The experiments behind the names, each once, in the order of the registry.
+
+    No name, or "all", stands for every experiment that is not `by_name_only`.
 
     Raises:
         UnknownExperimentError: A name is not known.
@@ -69,4 +94,6 @@ def experiments_named(names: Iterable[str]) -> list[Experiment]:
         raise UnknownExperimentError(
             f"no experiment is named {', '.join(map(repr, unknown))}; use {', '.join(experiment_names())}"
         )
-    return [e for e in EXPERIMENTS if EVERYTHING in asked or asked.intersection((e.name, *e.views))]
+    return [
+        e for e in EXPERIMENTS if asked.intersection((e.name, *e.views)) or (EVERYTHING in asked and not e.by_name_only)
+    ]

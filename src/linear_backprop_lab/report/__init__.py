@@ -1,6 +1,7 @@
 """The report: from records to sections, from sections to a page; nothing here runs an experiment."""
 
 from ._claims import Claim as Claim
+from ._collapse import collapse as collapse
 from ._figure1 import figure1 as figure1
 from ._gather import Chapter as Chapter
 from ._gather import Report as Report

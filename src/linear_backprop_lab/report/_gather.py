@@ -10,12 +10,13 @@ from pathlib import Path
 from linear_backprop_lab.records import Run, runs_below
 
 from ._claims import Claim
+from ._collapse import collapse
 from ._figure1 import figure1
 from ._images import images
 from ._section import Section
 
 # In the order of the report; the keys are `config["experiment"]` of the records.
-_SECTIONS: dict[str, Callable[[Sequence[Run]], Section]] = {"fig1": figure1, "images": images}
+_SECTIONS: dict[str, Callable[[Sequence[Run]], Section]] = {"fig1": figure1, "images": images, "collapse": collapse}
 
 _HARDWARE = {
     "processor": "processor",

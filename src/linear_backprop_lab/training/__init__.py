@@ -1,5 +1,6 @@
 """Training loops: each writes what came out, none decides what it means."""
 
+from ._batches import Normalizer as Normalizer
 from ._ensemble import EnsembleOutcome as EnsembleOutcome
 from ._ensemble import Status as Status
 from ._ensemble import train_ensemble as train_ensemble
