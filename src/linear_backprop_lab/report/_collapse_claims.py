@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ._claims import Claim, all_or_some
@@ -57,8 +58,9 @@ def _compared(study: Study, each: Trained, level: bool) -> str:
 
 
 def shown(trained: Trained) -> str:
-    """Mean and standard error in percent."""
-    return f"{100 * trained.accuracy:.1f} ± {100 * trained.error:.1f}%"
+    """Mean and standard error in percent; one seed has no standard error."""
+    error = "" if math.isnan(trained.error) else f" ± {100 * trained.error:.1f}"
+    return f"{100 * trained.accuracy:.1f}{error}%"
 
 
 def _fast_and_level(table: Sequence[Study]) -> Claim:
