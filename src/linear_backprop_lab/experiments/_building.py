@@ -12,12 +12,11 @@ from linear_backprop_lab.models import mlp, residual, vgg19
 
 
 def build_model(config: Mapping[str, Any], seed: int) -> nn.Module:
-    """The untrained model for images of 3 x 32 x 32, the same weights for the same seed.
+    """The model of a configuration, its weights drawn from `seed`.
 
     Args:
-        config: `name` ("mlp", "vgg19" or "residual"), `activation` (a module of `torch.nn`), and the settings of
-            the function of that name, as JSON values.
-        seed: Of the weights; the generator is left as it was.
+        config: `name`, `activation` (a class of `torch.nn`), and the other arguments of the model's function.
+        seed: Of the initial weights; the generator is left as it was.
     """
     settings = {key: value for key, value in config.items() if key not in ("name", "activation")}
     with torch.random.fork_rng([]):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from linear_backprop_lab.data import load_images
+from typing import Any
 
 from . import _collapse, _collapse_timing, _figure1, _images
+from ._image_run import image_job
 from ._job import Job
+from ._scale import Scale
 
 EVERYTHING = "all"
 
@@ -26,15 +27,19 @@ class Experiment:
         name: As on the command line.
         summary: What it does, in a line.
         views: Further names: parts of its figure, which are made of the same runs.
-        jobs: Its runs, from the folder all records lie in, the folder of CIFAR-10 (None: look for it)
-            and whether it may be downloaded.
-        by_name_only: Whether "all" leaves it out: it takes long, or needs what another experiment made.
+        records: `config["experiment"]` of its records, which experiments may share.
+        jobs: Its runs, from the folder all records lie in, the scale, the folder of CIFAR-10 (None: look for
+            it) and whether it may be downloaded.
+        job: One of them from its configuration, in any process; the other arguments are the same.
+        by_name_only: Whether "all" leaves it out: it takes long, or wants the machine to itself.
     """
 
     name: str
     summary: str
     views: tuple[str, ...]
-    jobs: Callable[[Path, Path | None, bool], list[Job]]
+    records: str
+    jobs: Callable[[Path, Scale, Path | None, bool], list[Job]]
+    job: Callable[[Path, Mapping[str, Any], Path | None, bool], Job]
     by_name_only: bool = False
 
 
@@ -43,33 +48,34 @@ EXPERIMENTS = (
         name=_figure1.NAME,
         summary="50 small MLPs a rule fit five points of a cubic: fit, generalisation, unit activations",
         views=_figure1.VIEWS,
-        jobs=lambda root, data, download: _figure1.figure1_jobs(root),
+        records=_figure1.NAME,
+        jobs=lambda root, scale, data, download: _figure1.figure1_jobs(root),
+        job=lambda root, config, data, download: _figure1.figure1_job(root, config),
     ),
     Experiment(
         name=_images.NAME,
         summary="a narrow VGG19 with tanh on a part of CIFAR-10, Backprop against Linear Backprop",
         views=(),
-        jobs=lambda root, data, download: _images.images_jobs(root, load_images(data, download=download)),
-    ),
-    Experiment(
-        name="collapse-sweep",
-        summary="the collapsed passes and Backprop at several learning rates, tested on held-out images",
-        views=(),
-        jobs=lambda root, data, download: _collapse.sweep_jobs(root, load_images(data, download=download)),
-        by_name_only=True,
+        records=_images.NAME,
+        jobs=_images.images_jobs,
+        job=image_job,
     ),
     Experiment(
         name=_collapse.NAME,
-        summary="the same, each at the learning rate that was best in collapse-sweep, several seeds; run after it",
+        summary="collapsed passes against Backprop: a sweep of learning rates; called again, runs at the best",
         views=(),
-        jobs=lambda root, data, download: _collapse.collapse_jobs(root, load_images(data, download=download)),
+        records=_collapse.NAME,
+        jobs=_collapse.collapse_jobs,
+        job=_collapse.collapse_job,
         by_name_only=True,
     ),
     Experiment(
-        name="collapse-timing",
-        summary="what a training step costs under each of them; run alone on the machine",
+        name=_collapse_timing.NAME,
+        summary="what their training steps cost, in turns in one process; for a machine that does nothing else",
         views=(),
-        jobs=lambda root, data, download: _collapse_timing.timing_jobs(root),
+        records=_collapse_timing.NAME,
+        jobs=_collapse_timing.timing_jobs,
+        job=lambda root, config, data, download: _collapse_timing.timing_job(root, config),
         by_name_only=True,
     ),
 )
@@ -94,6 +100,32 @@ def experiments_named(names: Iterable[str]) -> list[Experiment]:
         raise UnknownExperimentError(
             f"no experiment is named {', '.join(map(repr, unknown))}; use {', '.join(experiment_names())}"
         )
-    return [
-        e for e in EXPERIMENTS if asked.intersection((e.name, *e.views)) or (EVERYTHING in asked and not e.by_name_only)
-    ]
+    everything = [e for e in EXPERIMENTS if EVERYTHING in asked and not e.by_name_only]
+    return [e for e in EXPERIMENTS if e in everything or asked.intersection((e.name, *e.views))]
+
+
+def jobs_of(
+    experiments: Iterable[Experiment], root: Path, scale: Scale, data: Path | None, download: bool
+) -> list[Job]:
+    """The runs of several experiments, in their order; one that they share is there once."""
+    jobs = [job for experiment in experiments for job in experiment.jobs(root, scale, data, download)]
+    return list({job.run.folder: job for job in jobs}.values())
+
+
+def job_for(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
+    """The job that makes the run of a configuration: the same in every process.
+
+    Args:
+        root: The folder all records lie in.
+        config: `job.run.config` of a job, or the `config.json` of a record.
+        data: The folder of CIFAR-10; None to look for it.
+        download: Whether it may be downloaded.
+
+    Raises:
+        UnknownExperimentError: No experiment makes records of this kind.
+    """
+    for experiment in EXPERIMENTS:
+        if experiment.records == config["experiment"]:
+            return experiment.job(root, config, data, download)
+    known = ", ".join(dict.fromkeys(experiment.records for experiment in EXPERIMENTS))
+    raise UnknownExperimentError(f"no experiment makes records of {config['experiment']!r}; those made are of {known}")

@@ -89,6 +89,10 @@ class ResidualBlock(nn.Module):
 class ConstantBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization in eval mode, always: its statistics are those `calibrate` set, at first 0 and 1."""
 
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.training = False
+
     def train(self, mode: bool = True) -> ConstantBatchNorm2d:
         """Stay in eval mode."""
         return super().train(False)

@@ -28,7 +28,7 @@ _LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def collapse(runs: Sequence[Run]) -> Section:
-    """The section, from complete runs of the experiment `collapse`, at least one."""
+    """The section, from complete runs of the experiments `collapse` and `collapse-timing`, at least one."""
     table = studies(runs)
     return Section(
         id="collapse",
@@ -37,13 +37,13 @@ def collapse(runs: Sequence[Run]) -> Section:
         figures=tuple(map(_curves, table)),
         claims=verdicts(table) if table else (),
         table=_table(table),
-        rerun="linear-backprop reproduce collapse-sweep; linear-backprop reproduce collapse; "
+        rerun="linear-backprop reproduce collapse; linear-backprop reproduce collapse; "
         "linear-backprop reproduce collapse-timing",
     )
 
 
 def _asked(runs: Sequence[Run]) -> str:
-    sources = sorted({run.record["source"] for run in runs if run.config["part"] == "train"})
+    sources = sorted({run.record["source"].partition(";")[0] for run in runs if run.config["part"] == "train"})
     rates = sorted({learning_rate(run) for run in runs if run.config["part"] == "sweep"})
     threads = sorted({run.environment["threads"] for run in runs if run.config["part"] == "timing"})
     sweep = f" of {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
@@ -52,11 +52,11 @@ def _asked(runs: Sequence[Run]) -> str:
         "Linear Backprop's backward pass can be collapsed to as many samples as there are classes, which makes a "
         "step cost little more than inference. Is anything lost in learning, and does the cheaper step pay? Every "
         f"method trains the same models with Adam, each at the learning rate{sweep} that was best in a shorter "
-        "training (seed 0) tested on held-out training images; then once a seed, tested after every epoch on the "
+        "training (seed 0) on images held out of the training set; then once a seed, tested after every epoch on the "
         "test images. Seeds share initialisation and the order of the images across methods. The runs shared their "
         "machine, so their own times are not used: seconds are steps times the median seconds of a step, all methods "
         f"of a model timed in turns in one process{timed}. "
-        f"Data: {'; '.join(sources) or 'none yet'}."
+        f"Data: {'; '.join(sources) or 'none yet: the sweep alone was run, give the command again'}."
     )
 
 

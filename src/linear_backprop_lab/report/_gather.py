@@ -17,6 +17,8 @@ from ._section import Section
 
 # In the order of the report; the keys are `config["experiment"]` of the records.
 _SECTIONS: dict[str, Callable[[Sequence[Run]], Section]] = {"fig1": figure1, "images": images, "collapse": collapse}
+# Records that are shown in the section of another experiment.
+_SHOWN_WITH = {"collapse-timing": "collapse"}
 
 _HARDWARE = {
     "processor": "processor",
@@ -70,7 +72,8 @@ def gather(root: Path) -> Report:
     """
     runs: dict[str, list[Run]] = defaultdict(list)
     for run in runs_below(root):
-        runs[run.config["experiment"]].append(run)
+        name: str = run.config["experiment"]
+        runs[_SHOWN_WITH.get(name, name)].append(run)
     chapters = tuple(Chapter(draw(runs[name]), tuple(runs[name])) for name, draw in _SECTIONS.items() if runs[name])
     if not chapters:
         raise ReportError(f"no complete run lies below {root}; make some with: linear-backprop reproduce")

@@ -1,14 +1,17 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from linear_backprop_lab.data import ImageDataset
+from linear_backprop_lab.experiments import Scale
 from linear_backprop_lab.experiments import _collapse as experiment
 from linear_backprop_lab.experiments._building import build_model
-from linear_backprop_lab.experiments._collapse import CASES, Case, collapse_jobs, prepared, sweep_jobs
-from linear_backprop_lab.experiments._collapse_timing import timing_jobs
+from linear_backprop_lab.experiments._collapse import calibrated, collapse_jobs
+from linear_backprop_lab.experiments._collapse_cases import Case, cases
+from linear_backprop_lab.experiments._collapse_timing import timing_job, timing_jobs
 from linear_backprop_lab.experiments._methods import method_named
 from linear_backprop_lab.models import ConstantBatchNorm2d
-from linear_backprop_lab.records import Run, RunError
 from linear_backprop_lab.training import Normalizer, Recipe
 
 SMALL = Case(
@@ -32,85 +35,98 @@ def one_thread():
 
 
 @pytest.fixture
-def data():
-    """Every training image is one grey, its number; so an image tells which it is."""
+def data(monkeypatch):
+    """What the experiment finds: 250 training images, each of one grey, its number, so that it tells which it is."""
     labels = torch.arange(250) % 10
     images = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1).expand(250, 3, 32, 32).contiguous()
     tests = torch.randint(256, (60, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return ImageDataset("made-up", images, labels, tests, labels[:60], tuple("abcdefghij"), "a test")
+    found = ImageDataset("made-up", images, labels, tests, labels[:60], tuple("abcdefghij"), "a test")
+    monkeypatch.setattr(experiment, "load_images", lambda folder, *, download: found)
+    return found
 
 
-def swept(root, data, accuracies):
-    """Complete the sweep with made-up accuracies, by (method, learning rate)."""
-    for job in sweep_jobs(root, data, (SMALL,)):
-        config = job.run.config
+@pytest.fixture
+def small(data, monkeypatch):
+    monkeypatch.setattr(experiment, "cases", lambda scale: (SMALL,))
+
+
+def jobs(root):
+    return collapse_jobs(root, Scale.CPU, None, False)
+
+
+def part(root, name):
+    return [job for job in jobs(root) if job.run.config["part"] == name]
+
+
+def swept(root, held_out_accuracies, **statuses):
+    """Complete the sweep with made-up outcomes, by (method, learning rate); `linear_0.001="diverged"` sets a status."""
+    for job in part(root, "sweep"):
+        method, rate = job.run.config["method"], job.run.config["recipe"]["learning_rate"]
         job.run.start()
-        job.run.close(test_accuracy=accuracies[config["method"], config["recipe"]["learning_rate"]])
+        job.run.log(held_out_accuracy=held_out_accuracies[method, rate])
+        job.run.close(status=statuses.get(f"{method}_{rate:g}", "finished"))
 
 
-def test_sweep_and_training_make_records_that_resolve_each_other(tmp_path, data):
-    jobs = sweep_jobs(tmp_path, data, (SMALL,))
-    assert len(jobs) == 4
-    for job in jobs:
+def test_the_sweep_comes_first_and_the_next_call_makes_the_rest(tmp_path, small):
+    sweep = jobs(tmp_path)
+    assert [job.run.config["part"] for job in sweep] == ["sweep"] * 4
+    for job in sweep:
         done = []
         job.perform(done.append)
         assert done == list(range(1, job.steps + 1)) and job.steps == 2 * 2
-    jobs = collapse_jobs(tmp_path, data, (SMALL,))
-    assert [(job.run.config["method"], job.run.config["recipe"]["seed"]) for job in jobs] == [
-        ("backprop", 0),
-        ("backprop", 1),
-        ("linear", 0),
-        ("linear", 1),
-    ]
-    jobs[3].perform(lambda step: None)
-    assert jobs[3].run.is_complete and len(jobs[3].run.metrics) == 2
-    assert jobs[3].run.config["train_images"] == 192 and jobs[3].run.config["test_images"] == 50
+        assert 0 <= job.run.metrics[-1]["held_out_accuracy"] <= 1
+    rest = part(tmp_path, "train")
+    of_whom = [(job.run.config["method"], job.run.config["recipe"]["seed"]) for job in rest]
+    assert of_whom == [("backprop", 0), ("backprop", 1), ("linear", 0), ("linear", 1)]
+    rest[3].perform(lambda step: None)
+    (line, last) = rest[3].run.metrics
+    assert (line["epoch"], last["epoch"]) == (1, 2) and "held_out_accuracy" not in last
+    assert rest[3].run.record["status"] == "finished"
 
 
-def test_each_method_gets_its_best_learning_rate_the_lower_of_equals(tmp_path, data):
+def test_each_method_gets_its_best_learning_rate_the_lower_of_equals(tmp_path, small):
     swept(
         tmp_path,
-        data,
         {("backprop", 1e-4): 0.2, ("backprop", 1e-3): 0.3, ("linear", 1e-4): 0.25, ("linear", 1e-3): 0.25},
     )
-    chosen = {
-        (job.run.config["method"], job.run.config["recipe"]["learning_rate"])
-        for job in collapse_jobs(tmp_path, data, (SMALL,))
-    }
+    chosen = {(job.run.config["method"], job.run.config["recipe"]["learning_rate"]) for job in part(tmp_path, "train")}
     assert chosen == {("backprop", 1e-3), ("linear", 1e-4)}
 
 
-def test_a_missing_sweep_is_said(tmp_path, data):
-    with pytest.raises(RunError, match=r"mlp .*Tanh, backprop: .*missing below .*reproduce collapse-sweep"):
-        collapse_jobs(tmp_path, data, (SMALL,))
+def test_a_method_whose_sweep_is_not_complete_waits(tmp_path, small):
+    swept(tmp_path, dict.fromkeys([(method, rate) for method in SMALL.methods for rate in SMALL.learning_rates], 0.5))
+    (next(job for job in part(tmp_path, "sweep")).run.folder / "record.json").unlink()
+    assert {job.run.config["method"] for job in part(tmp_path, "train")} == {"linear"}
 
 
-def test_the_sweep_sees_neither_test_images_nor_trains_on_what_it_tests(tmp_path, data, monkeypatch):
+def test_what_diverged_is_not_chosen(tmp_path, small):
+    outcomes = dict.fromkeys([(method, rate) for method in SMALL.methods for rate in SMALL.learning_rates], 0.2)
+    swept(tmp_path, {**outcomes, ("linear", 1e-3): 0.3}, **{"linear_0.001": "diverged"})
+    assert {job.run.config["recipe"]["learning_rate"] for job in part(tmp_path, "train")} == {1e-4}
+
+
+def test_the_sweep_trains_on_nothing_it_is_judged_on(tmp_path, small, monkeypatch):
     given = []
-    monkeypatch.setattr(experiment, "train", lambda model, subset, *rest, **options: given.append(subset))
-    for job in sweep_jobs(tmp_path, data, (SMALL,)):
+    monkeypatch.setattr(experiment, "train", lambda model, images, *rest, **options: given.append(images))
+    for job in jobs(tmp_path):
         job.perform(lambda step: None)
-    for subset in given:
-        trained, tested = (
-            {int(image[0, 0, 0]) for image in images} for images in (subset.train_images, subset.test_images)
+    for images in given:
+        trained, judged = (
+            {int(image[0, 0, 0]) for image in each} for each in (images.train_images, images.held_out_images)
         )
-        assert len(trained) == 128 and trained <= set(range(200))
-        assert tested == set(range(200, 250))
-        assert torch.equal(subset.train_labels, subset.train_images[:, 0, 0, 0].long() % 10)
-        assert torch.equal(subset.test_labels, subset.test_images[:, 0, 0, 0].long() % 10)
-        assert "its last 50 training images held out" in subset.source
+        assert len(trained) == 128 and len(judged) == 50 and not trained & judged
 
 
 def test_methods_differ_in_nothing_else(tmp_path, data):
-    configs = [job.run.config for job in sweep_jobs(tmp_path, data)]
-    assert len({str(config) for config in configs}) == len(configs) == sum(3 * len(case.methods) for case in CASES)
-    assert {config["data"] for config in configs} == {"made-up"}
-    for case in CASES:
+    configs = [job.run.config for job in jobs(tmp_path)]
+    assert len({str(config) for config in configs}) == len(configs)
+    for case in cases(Scale.CPU):
         of_case = [{**c, "recipe": None, "method": None} for c in configs if c["model"] == case.model]
-        assert len(of_case) == 3 * len(case.methods) and all(each == of_case[0] for each in of_case)
+        assert len(of_case) == len(case.learning_rates) * len(case.methods)
+        assert all(each == of_case[0] for each in of_case)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model['name']}-{case.model['activation']}")
+@pytest.mark.parametrize("case", cases(Scale.CPU), ids=lambda case: f"{case.model['name']}-{case.model['activation']}")
 def test_every_case_can_be_built_and_names_modules_it_has(case):
     paths = {path for path, _ in build_model(case.model, 0).named_modules()}
     for method in case.methods:
@@ -128,8 +144,7 @@ def test_the_same_seed_gives_the_same_model_and_leaves_the_generator_alone():
 
 
 def test_a_model_with_statistics_starts_calibrated(data):
-    model = prepared({"name": "residual", "activation": "ReLU", "widths": [4]}, data, 0)
-    stem = model.stem
+    stem = calibrated({"name": "residual", "activation": "ReLU", "widths": [4]}, data, 0).stem
     expected = stem[0](Normalizer(data.train_images)(data.train_images)).detach()
     assert isinstance(stem[1], ConstantBatchNorm2d)
     # Float32 sums of 256,000 values of size 1.
@@ -138,17 +153,22 @@ def test_a_model_with_statistics_starts_calibrated(data):
 
 
 def test_timing_records_every_method_of_every_model(tmp_path):
-    (job,) = timing_jobs(tmp_path, (SMALL,), rounds=2)
+    (whole,) = timing_jobs(tmp_path, Scale.CPU, None, False)
+    config = whole.run.config
+    assert [case["methods"] for case in config["cases"]] == [list(case.methods) for case in cases(Scale.CPU)]
+    convnet = {**config["cases"][-1], "methods": ["backprop", "linear"]}
+    job = timing_job(tmp_path, {**config, "rounds": 1, "cases": [convnet]})
     done = []
     job.perform(done.append)
     assert done == [1] and job.steps == 1 and job.run.is_complete
     (line,) = job.run.metrics
-    assert line["model"] == SMALL.model and line["batch_size"] == 64
+    assert line["model"] == convnet["model"] and line["batch_size"] == 128
     assert list(line["seconds"]) == ["backprop", "linear"]
-    assert all(0 < value < 1 for value in line["seconds"].values())
+    assert all(0 < value < 10 for value in line["seconds"].values())
 
 
-def test_timing_is_one_record_a_set_of_cases(tmp_path):
-    (job,), (again,) = timing_jobs(tmp_path), timing_jobs(tmp_path)
-    assert job.run.key == again.run.key != timing_jobs(tmp_path, (SMALL,))[0].run.key
-    assert isinstance(job.run, Run)
+def test_smoke_is_as_wide_and_far_shorter(tmp_path):
+    for small, whole in zip(cases(Scale.SMOKE), cases(Scale.PAPER), strict=True):
+        assert (small.model, small.methods) == (whole.model, whole.methods)
+        assert small.recipe.steps(small.train_images) == 1
+    assert timing_jobs(tmp_path, Scale.SMOKE, Path(), False)[0].run.config["rounds"] == 1

@@ -72,6 +72,7 @@ def test_calibration_normalizes_every_channel(images):
 
 def test_constant_statistics_stay_while_training(images):
     model = small("constant")
+    assert not any(layer.training for layer in model.modules() if isinstance(layer, ConstantBatchNorm2d))
     calibrate(model, images)
     before = {name: value.clone() for name, value in model.named_buffers()}
     model.train()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import collapse
+from linear_backprop_lab.report import collapse, gather
 from linear_backprop_lab.report._collapse_records import studies
 
 MODEL = {"name": "mlp", "activation": "ReLU", "widths": [3072, 512, 10]}
@@ -35,13 +35,13 @@ def trained(root, method, curves, *, rate=1e-3, model=MODEL, part="train", statu
         run.start()
         for epoch, accuracy in enumerate(curve, start=1):
             run.log(epoch=epoch, test_accuracy=accuracy)
-        run.close(source="made up", status=status, test_accuracy=curve[-1])
+        run.close(source="made up; 60 of its 70 images", status=status, test_accuracy=curve[-1])
         runs.append(run)
     return runs
 
 
 def timed(root, seconds, model=MODEL, rounds=5):
-    run = Run(root, {"experiment": "collapse", "part": "timing", "rounds": rounds, "model": model})
+    run = Run(root, {"experiment": "collapse-timing", "part": "timing", "rounds": rounds, "model": model})
     run.start()
     run.log(model=model, batch_size=16, seconds=seconds)
     run.close(seconds=1.0)
@@ -182,6 +182,7 @@ def test_the_table_lists_every_method_in_the_order_of_the_timing(tmp_path):
             "0.9 s",
         ),
     )
+    assert section.asked.endswith("Data: made up.")
     assert "at the learning rate of 0.0001, 0.001 that was best" in section.asked
 
 
@@ -193,8 +194,15 @@ def test_a_figure_a_model_with_seconds_where_they_were_timed(tmp_path):
     assert mlp.caption.startswith("60 training and 50 test images, 2 epochs, batches of 16, Adam; the mean of 3 seeds")
 
 
+def test_the_timing_is_shown_with_what_was_trained(tmp_path):
+    runs = backprop(tmp_path) + timed(tmp_path, {"backprop": SLOW})
+    (chapter,) = gather(tmp_path).chapters
+    assert {run.key for run in chapter.runs} == {run.key for run in runs}
+    assert chapter.section.table == collapse(runs).table
+
+
 @pytest.mark.parametrize("part", ["sweep", "timing"])
 def test_a_section_can_be_drawn_before_anything_is_trained(tmp_path, part):
     runs = timed(tmp_path, {"backprop": 1}) if part == "timing" else trained(tmp_path, "linear", [(1, 1)], part=part)
     section = collapse(runs)
-    assert section.figures == () and section.claims == () and "Data: none yet" in section.asked
+    assert section.figures == () and section.claims == () and "Data: none yet:" in section.asked
