@@ -171,8 +171,6 @@ def test_help_names_every_experiment_and_gives_examples(linear_backprop):
         (["all"], ["fig1", "images"]),
         (["images", "fig1-right", "fig1"], ["fig1", "images"]),
         (["fig1-left"], ["fig1"]),
-        (["collapse-timing"], ["collapse-timing"]),
-        (["all", "collapse"], ["fig1", "images", "collapse"]),
     ],
 )
 def test_names_choose_experiments_once(names, expected):

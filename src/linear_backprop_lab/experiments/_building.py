@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from linear_backprop_lab.models import mlp, residual, vgg19
+from linear_backprop_lab.models import binarized_resnet18, mlp, residual, vgg19
 
 
 def build_model(config: Mapping[str, Any], seed: int) -> nn.Module:
-    """The model of a configuration, its weights drawn from `seed`.
+    """The untrained model for images of 3 x 32 x 32, the same weights for the same seed.
 
     Args:
-        config: `name`, `activation` (a class of `torch.nn`), and the other arguments of the model's function.
-        seed: Of the initial weights; the generator is left as it was.
+        config: `name` ("mlp", "vgg19", "residual" or "binarized-resnet18"), `activation` (a module of `torch.nn`),
+            and the settings of the function of that name, as JSON values.
+        seed: Of the weights; the generator is left as it was.
     """
     settings = {key: value for key, value in config.items() if key not in ("name", "activation")}
     with torch.random.fork_rng([]):
@@ -37,4 +38,9 @@ def _flat_mlp(widths: Sequence[int], activation: Callable[[], nn.Module]) -> nn.
     return model
 
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": _flat_mlp, "vgg19": vgg19, "residual": residual}
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _flat_mlp,
+    "vgg19": vgg19,
+    "residual": residual,
+    "binarized-resnet18": binarized_resnet18,
+}

@@ -21,7 +21,7 @@ from linear_backprop_lab.training import Normalizer, Recipe, train
 
 from ._building import build_model, training_device
 from ._collapse_cases import Case, cases
-from ._image_run import images_of
+from ._image_run import images_of, seconds_at_most
 from ._job import Job, OnStep
 from ._methods import method_named
 from ._scale import Scale
@@ -36,8 +36,7 @@ _CALIBRATION = 512
 def collapse_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
     """The sweep, and the runs at the best learning rate of every method whose sweep is complete below `root`.
 
-    So the first call makes the sweep and the next the rest. Methods share seeds: initial weights, images and their
-    order are the same.
+    Methods share seeds: initial weights, images and their order are the same.
 
     Args:
         root: The folder all records lie in.
@@ -55,6 +54,11 @@ def collapse_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -
     return [collapse_job(root, config, data, download) for config in configs]
 
 
+def collapse_size(scale: Scale) -> int:
+    """How many runs there are in the end."""
+    return sum(len(case.methods) * (len(case.learning_rates) + len(case.seeds)) for case in cases(scale))
+
+
 def collapse_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
     """The job of a configuration, as the experiment's jobs have them; it holds no images."""
     run = Run(root, config)
@@ -67,6 +71,7 @@ def collapse_job(root: Path, config: Mapping[str, Any], data: Path | None, downl
         f"lr {recipe.learning_rate:g}, seed {recipe.seed}",
         steps=recipe.steps(run.config["train_images"]),
         perform=partial(_perform, run, data, download),
+        estimate=partial(seconds_at_most, run.config),
     )
 
 
@@ -90,7 +95,12 @@ def train_configs(found: ImageDataset, case: Case, method: str, rate: float) -> 
     """A run a seed, nothing held out."""
     train_images = min(case.train_images, len(found.train_labels))
     return [
-        {**_config(found, case, method, rate, seed), "part": "train", "train_images": train_images}
+        {
+            **_config(found, case, method, rate, seed),
+            "part": "train",
+            "train_images": train_images,
+            "held_out_images": 0,
+        }
         for seed in case.seeds
     ]
 
@@ -125,10 +135,7 @@ def _config(found: ImageDataset, case: Case, method: str, rate: float, seed: int
 def _perform(run: Run, data: Path | None, download: bool, on_step: OnStep) -> None:
     config = run.config
     recipe = Recipe(**config["recipe"])
-    found = load_images(data, download=download)
-    if "held_out_images" in config:
-        found = found.hold_out(config["held_out_images"])
-    images = images_of(config, found, recipe.seed)
+    images = images_of(config, load_images(data, download=download))
     model = method_named(config["method"])(calibrated(config["model"], images, recipe.seed))
     train(model, images, recipe, run, device=training_device(), on_step=on_step)
 

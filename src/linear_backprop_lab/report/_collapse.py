@@ -37,8 +37,7 @@ def collapse(runs: Sequence[Run]) -> Section:
         figures=tuple(map(_curves, table)),
         claims=verdicts(table) if table else (),
         table=_table(table),
-        rerun="linear-backprop reproduce collapse; linear-backprop reproduce collapse; "
-        "linear-backprop reproduce collapse-timing",
+        rerun="linear-backprop reproduce collapse; linear-backprop reproduce collapse-timing",
     )
 
 
@@ -56,7 +55,7 @@ def _asked(runs: Sequence[Run]) -> str:
         "test images. Seeds share initialisation and the order of the images across methods. The runs shared their "
         "machine, so their own times are not used: seconds are steps times the median seconds of a step, all methods "
         f"of a model timed in turns in one process{timed}. "
-        f"Data: {'; '.join(sources) or 'none yet: the sweep alone was run, give the command again'}."
+        f"Data: {'; '.join(sources) or 'none yet, nothing was trained at a chosen rate'}."
     )
 
 

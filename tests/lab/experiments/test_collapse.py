@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from linear_backprop_lab.data import ImageDataset
-from linear_backprop_lab.experiments import Scale
+from linear_backprop_lab.experiments import Scale, experiments_named
 from linear_backprop_lab.experiments import _collapse as experiment
 from linear_backprop_lab.experiments._building import build_model
-from linear_backprop_lab.experiments._collapse import calibrated, collapse_jobs
+from linear_backprop_lab.experiments._collapse import calibrated, collapse_jobs, collapse_size
 from linear_backprop_lab.experiments._collapse_cases import Case, cases
 from linear_backprop_lab.experiments._collapse_timing import timing_job, timing_jobs
 from linear_backprop_lab.experiments._methods import method_named
@@ -67,7 +67,7 @@ def swept(root, held_out_accuracies, **statuses):
         job.run.close(status=statuses.get(f"{method}_{rate:g}", "finished"))
 
 
-def test_the_sweep_comes_first_and_the_next_call_makes_the_rest(tmp_path, small):
+def test_the_sweep_comes_first_and_the_rest_follows_from_it(tmp_path, small):
     sweep = jobs(tmp_path)
     assert [job.run.config["part"] for job in sweep] == ["sweep"] * 4
     for job in sweep:
@@ -76,6 +76,7 @@ def test_the_sweep_comes_first_and_the_next_call_makes_the_rest(tmp_path, small)
         assert done == list(range(1, job.steps + 1)) and job.steps == 2 * 2
         assert 0 <= job.run.metrics[-1]["held_out_accuracy"] <= 1
     rest = part(tmp_path, "train")
+    assert len(sweep) + len(rest) == len(jobs(tmp_path)) == collapse_size(Scale.CPU)
     of_whom = [(job.run.config["method"], job.run.config["recipe"]["seed"]) for job in rest]
     assert of_whom == [("backprop", 0), ("backprop", 1), ("linear", 0), ("linear", 1)]
     rest[3].perform(lambda step: None)
@@ -172,3 +173,10 @@ def test_smoke_is_as_wide_and_far_shorter(tmp_path):
         assert (small.model, small.methods) == (whole.model, whole.methods)
         assert small.recipe.steps(small.train_images) == 1
     assert timing_jobs(tmp_path, Scale.SMOKE, Path(), False)[0].run.config["rounds"] == 1
+
+
+def test_all_leaves_out_the_timing_which_wants_the_machine_to_itself():
+    named = [each.name for each in experiments_named(["all"])]
+    assert "collapse" in named and "collapse-timing" not in named
+    assert [each.name for each in experiments_named(["all", "collapse-timing"])] == [*named, "collapse-timing"]
+    assert "collapse" not in [each.name for each in experiments_named([])]
