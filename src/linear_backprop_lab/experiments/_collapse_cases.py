@@ -63,10 +63,10 @@ def _mlp(activation: str, hidden: tuple[int, ...], middle: str) -> Case:
     return Case(
         model={"name": "mlp", "activation": activation, "widths": [3072, *hidden, 10]},
         methods=(*_EVERYWHERE, "above:layers.1", f"above:{middle}"),
-        recipe=Recipe(epochs=3, batch_size=256, learning_rate=0, optimizer="adam", augment=False),
+        recipe=Recipe(epochs=3, batch_size=256, learning_rate=0, optimizer="adam", augment=False, channels_last=False),
         train_images=50_000,
         test_images=10_000,
-        sweep_images=15_000,
+        sweep_images=12_800,
         seeds=(0, 1, 2, 3, 4),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
@@ -46,11 +46,13 @@ def _asked(runs: Sequence[Run]) -> str:
     rates = sorted({learning_rate(run) for run in runs if run.config["part"] == "sweep"})
     threads = sorted({run.environment["threads"] for run in runs if run.config["part"] == "timing"})
     sweep = f" of {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
-    timed = f" ({' or '.join(map(str, threads))} threads)" if threads else ""
+    timed = f" (threads of PyTorch: {' or '.join(map(str, threads))})" if threads else ""
     return (
         "Linear Backprop's backward pass can be collapsed to as many samples as there are classes, which makes a "
-        "step cost little more than inference. Is anything lost in learning, and does the cheaper step pay? Every "
-        f"method trains the same models with Adam, each at the learning rate{sweep} that was best in a shorter "
+        "step cost little more than inference. Is anything lost in learning, and does the cheaper step pay? All "
+        "methods but Backprop are collapsed: Linear everywhere; LocallyExact, a linear chain with each layer's own "
+        "exact derivative; or exact up to a layer and Linear above it. Every method "
+        f"trains the same models with Adam, each at the learning rate{sweep} that was best in a shorter "
         "training (seed 0) on images held out of the training set; then once a seed, tested after every epoch on the "
         "test images. Seeds share initialisation and the order of the images across methods. The runs shared their "
         "machine, so their own times are not used: seconds are steps times the median seconds of a step, all methods "
@@ -71,7 +73,8 @@ def _curves(study: Study) -> Figure:
             panel.set_xlabel(label)
             panel.set_ylabel("test accuracy")
             panel.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-        drawn[0].legend(fontsize="x-small", handlelength=3, labelspacing=0.2)
+        drawn[0].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        drawn[0].legend(fontsize="x-small", handlelength=3, labelspacing=0.2, loc="lower right")
         svg = to_svg(drawn[0], salt=f"collapse-{study.name}")
     return Figure(f"Test accuracy: {study.name}", _caption(study), svg)
 

@@ -17,8 +17,8 @@ _HOW_LEVEL = (
 )
 _CLAIMS = {
     "linear": "Linear Backprop, collapsed, reaches Backprop's accuracy.",
-    "local-linear": "LocallyExact(Linear()), collapsed, reaches Backprop's accuracy.",
-    "local-mean": "LocallyExact(MeanLinear()), collapsed, reaches Backprop's accuracy.",
+    "local-linear": "LocallyExact(Linear), collapsed, reaches Backprop's accuracy.",
+    "local-mean": "LocallyExact(MeanLinear), collapsed, reaches Backprop's accuracy.",
     "local": "The exact derivative at the lowest activation alone, Linear elsewhere, reaches Backprop's accuracy.",
     "above": "Exact up to a layer and collapsed above it, a network reaches Backprop's accuracy, whatever the layer.",
 }

@@ -20,11 +20,11 @@ FAMILIES = (BACKPROP, "linear", "local-linear", "local-mean", "local", "above")
 
 _NAMES = {
     BACKPROP: "Backprop",
-    "linear": "collapsed Linear",
-    "local-linear": "collapsed LocallyExact(Linear())",
-    "local-mean": "collapsed LocallyExact(MeanLinear())",
+    "linear": "Linear",
+    "local-linear": "LocallyExact(Linear)",
+    "local-mean": "LocallyExact(MeanLinear)",
 }
-_NAMES_AT = {"local": "collapsed Linear, exact derivative at {}", "above": "exact up to {}, collapsed Linear above"}
+_NAMES_AT = {"local": "Linear but for {}'s derivative", "above": "exact up to {}, Linear above"}
 _MODELS = {"mlp": "MLP", "vgg19": "VGG19", "residual": "residual convnet"}
 _CLASSES = 10
 
@@ -35,7 +35,7 @@ def family(method: str) -> str:
 
 
 def method_name(method: str) -> str:
-    """What readers call a method, from its name in a configuration."""
+    """What readers call a method, from its name in a configuration; all but Backprop are collapsed."""
     kind, _, path = method.partition(":")
     return _NAMES_AT[kind].format(path) if path else _NAMES[kind]
 
@@ -138,8 +138,7 @@ class Study:
     def name(self) -> str:
         """The model, in a few words."""
         model = self.config["model"]
-        size = f"width {model['width']:g}" if "width" in model else "-".join(map(str, model["widths"]))
-        return f"{_MODELS[model['name']]} {size}, {model['activation'].replace('Tanh', 'tanh')}"
+        return f"{_MODELS[model['name']]} {_size(model)}, {model['activation'].replace('Tanh', 'tanh')}"
 
     @property
     def backprop(self) -> Trained | None:
@@ -177,6 +176,15 @@ def studies(runs: Sequence[Run]) -> list[Study]:
         groups[_same(run)][run.config["method"]].append(run)
     found = [_study(group, parts["sweep"], parts["timing"]) for group in groups.values()]
     return sorted(found, key=lambda study: study.name)
+
+
+def _size(model: dict[str, Any]) -> str:
+    """The width, the channels of the stages, or the hidden layers: how many by how wide, where all are alike."""
+    if "width" in model:
+        return f"width {model['width']:g}"
+    widths = model["widths"][1:-1] if model["name"] == "mlp" else model["widths"]
+    alike = len(widths) > 1 and len(set(widths)) == 1
+    return f"{len(widths)} x {widths[0]}" if alike else "-".join(map(str, widths))
 
 
 def learning_rate(run: Run) -> float:
