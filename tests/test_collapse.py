@@ -289,7 +289,7 @@ def test_the_aggregates_are_all_that_micro_batches_keep():
     with fast.accumulate():
         for _ in range(3):
             fast(torch.randn(N, 3, dtype=torch.float64)).sum().backward()
-            sizes.append(sum(z.numel() for z in fast.pending[0].sums))
+            sizes.append(sum(z.numel() for z in fast.pending[0][1].sums))
     assert sizes == [(2 + 1) * (3 + 16)] * 3
 
 
@@ -298,10 +298,13 @@ def test_the_aggregates_are_all_that_micro_batches_keep():
     [
         (
             nn.MaxPool2d(2),
-            "MaxPool2d at '2' cannot be collapsed: which input it takes depends on the sample. Use average",
+            "MaxPool2d at '2' cannot be collapsed: which input it takes depends on the sample. Give it a linear rule",
         ),
         (nn.AdaptiveMaxPool2d(2), "AdaptiveMaxPool2d at '2'"),
-        (nn.BatchNorm2d(4), "BatchNorm2d at '2' cannot be collapsed: its statistics are of the batch. Put it in eval"),
+        (
+            nn.BatchNorm2d(4),
+            "BatchNorm2d at '2' cannot be collapsed: its statistics are of the batch. Give it a linear rule",
+        ),
         (nn.BatchNorm2d(4, track_running_stats=False).eval(), "its statistics are of the batch"),
         (nn.GroupNorm(2, 4), "GroupNorm at '2' cannot be collapsed: its statistics are of the sample"),
         (nn.InstanceNorm2d(4), "InstanceNorm2d at '2'"),

@@ -274,3 +274,121 @@ def test_torchscript_is_listed_as_out_of_reach():
     model = nn.Sequential(torch.jit.script(nn.ReLU()), nn.Tanh())
     conversion = lb.convert(model)
     assert [site.reason.split(":")[0] for site in conversion.unchanged] == ["TorchScript"]
+
+
+class Layers(nn.Module):
+    """Layers that are not elementwise, as modules and called, and some that no rule governs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below = nn.Sequential(nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.Dropout(0.5))
+        self.norm = nn.GroupNorm(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.layer_norm(self.norm(self.below(x)), (2, 2))
+        return F.max_pool2d(h, 2, return_indices=True)[0].flatten(1)
+
+
+def layer_gradient(model: nn.Module) -> Tensor:
+    x = torch.arange(64.0).view(2, 2, 4, 4).cos().requires_grad_()
+    torch.manual_seed(0)
+    return torch.autograd.grad(model(x)[:, 0].sum(), x)[0]
+
+
+def expected_gradient(batch: bool, maximum: bool, dropout: bool, called: bool) -> Tensor:
+    """`layer_gradient(Layers())`, written out with blocks around single calls."""
+
+    def under(rule: lb.LayerRule, wanted: bool):
+        return lb.backward_rule(lb.Exact(), layers=[rule] if wanted else [])
+
+    model, (normalize, pool, drop) = Layers(), lb.LINEAR_LAYERS[1::-1] + lb.LINEAR_LAYERS[2:]
+
+    def forward(h: Tensor) -> Tensor:
+        with under(normalize, batch):
+            h = model.below[0](h)
+        with under(pool, maximum):
+            h = model.below[1](h)
+        with under(drop, dropout):
+            h = model.below[2](h)
+        h = F.layer_norm(model.norm(h), (2, 2))
+        with under(pool, called):
+            return F.max_pool2d(h, 2).flatten(1)
+
+    return layer_gradient(forward)
+
+
+@pytest.mark.parametrize(
+    ("layers", "where", "followed"),
+    [
+        (lb.LINEAR_LAYERS, None, (True, True, True, True)),
+        (lb.LINEAR_LAYERS, "below.*", (True, True, True, False)),
+        (lb.LINEAR_LAYERS, "below.1", (False, True, False, False)),
+        (lb.LINEAR_LAYERS, lambda path, module: path == "", (False, False, False, True)),
+        ([lb.AveragedMaximum()], None, (False, True, False, True)),
+        ([lb.ConstantStatistics()], None, (True, False, False, False)),
+        ([lb.StraightThroughDropout()], None, (False, False, True, False)),
+    ],
+)
+@pytest.mark.parametrize("rule", [EXACT, LINEAR])
+def test_layers_and_where_select(layers, where, followed, rule):
+    model = Layers()
+    untouched = layer_gradient(model)
+    conversion = lb.convert(model, rule, where=where, layers=layers)
+    assert torch.equal(layer_gradient(model), expected_gradient(*followed))
+    conversion.remove()
+    assert torch.equal(layer_gradient(model), untouched)
+
+
+def test_the_report_lists_layers_once_rules_for_them_are_given():
+    model = nn.Sequential(Layers(), nn.ReLU(), nn.SyncBatchNorm(2).eval(), nn.LPPool1d(2, 1))
+    conversion = lb.convert(model)
+    layer_gradient(model)
+    assert [site.what for site in conversion.changed] == ["ReLU"]
+    assert not conversion.unchanged
+    conversion.remove()
+    conversion = lb.convert(model, layers=lb.LINEAR_LAYERS)
+    layer_gradient(model)
+    assert {(site.path, site.what, site.rule) for site in conversion.changed} == {
+        ("0.below.0", "BatchNorm2d", lb.ConstantStatistics()),
+        ("0.below.1", "MaxPool2d", lb.AveragedMaximum()),
+        ("0.below.2", "Dropout", lb.StraightThroughDropout()),
+        ("0", "max_pool2d_with_indices (called)", lb.AveragedMaximum()),
+        ("1", "ReLU", lb.Linear()),
+    }
+    assert {(site.path, site.what): site.reason.split(":")[0].split(",")[0] for site in conversion.unchanged} == {
+        ("0.norm", "GroupNorm"): "its statistics are of the sample",
+        ("0", "layer_norm (called)"): "its statistics are of the sample",
+        ("2", "SyncBatchNorm"): "across processes it runs a backward pass of its own",
+        ("3", "LPPool1d"): "a power mean of each window",
+    }
+    assert "0.below.1  MaxPool2d                         AveragedMaximum()" in str(conversion)
+
+
+def test_a_model_of_layers_alone_is_changed_by_their_rules_only():
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.MaxPool2d(2))
+    with pytest.raises(lb.ConversionError, match="the model has no elementwise activation to change"):
+        lb.convert(model)
+    assert repr(lb.convert(model, layers=lb.LINEAR_LAYERS)).endswith("1 changed, 0 left alone>")
+    with pytest.raises(lb.ConversionError, match="no elementwise activation, and no layer that `layers` govern, to"):
+        lb.convert(nn.Sequential(nn.MaxPool2d(2)), layers=[lb.StraightThroughDropout()])
+
+
+def test_conversions_of_layers_nest():
+    model = Layers()
+    first = lb.convert(model, layers=lb.LINEAR_LAYERS)
+    second = lb.convert(model, where="below.*", layers=[lb.ConstantStatistics()])
+    assert torch.equal(layer_gradient(model), expected_gradient(True, True, True, True))
+    second.remove()
+    with lb.convert(model, where="below.1", layers=[lb.AveragedMaximum()]), lb.backward_rule(EXACT):
+        assert torch.equal(layer_gradient(model), expected_gradient(True, True, True, True))
+    first.remove()
+    assert torch.equal(layer_gradient(model), expected_gradient(False, False, False, False))
+
+
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_model_with_converted_layers_travels(travel):
+    model = Layers()
+    conversion = lb.convert(model, layers=lb.LINEAR_LAYERS)
+    twin = travel(model)
+    conversion.remove()
+    assert torch.equal(layer_gradient(twin), expected_gradient(True, True, True, True))

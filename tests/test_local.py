@@ -162,13 +162,96 @@ def test_what_locally_exact_refuses():
     with pytest.raises(lb.LinearBackpropError, match=r"chain must be Linear\(\) or MeanLinear\(\), got Exact\(\)"):
         lb.LocallyExact(lb.Exact())
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
-    with pytest.raises(lb.LinearBackpropError, match=r"collapse takes Linear\(\) or LocallyExact\(...\), got Clipped"):
+    with pytest.raises(
+        lb.LinearBackpropError, match=r"collapse takes Linear\(\), MeanLinear\(\) or LocallyExact\(...\), got Clipped"
+    ):
         lb.collapse(model, lb.Clipped())
     with (
         pytest.raises(lb.LinearBackpropError, match=r"without accumulate\(\)"),
         lb.collapse(model, lb.LocallyExact()).accumulate(),
     ):
         pass
-    lb.convert(model, lb.LocallyExact())
-    with pytest.raises(lb.LinearBackpropError, match=r"use lb.collapse\(model, LocallyExact\(chain=Linear\(\)\)\)"):
-        model(torch.ones(4, 3)).sum().backward()
+    x = torch.ones(4, 3)
+    with pytest.raises(lb.LinearBackpropError, match=r"with_rule cannot follow LocallyExact.*use lb\.convert or"):
+        lb.with_rule(torch.tanh, lb.LocallyExact())
+    with pytest.raises(lb.LinearBackpropError, match=r"backward_rule cannot follow LocallyExact"):
+        lb.backward_rule(lb.LocallyExact())
+    with pytest.raises(lb.LinearBackpropError, match=r"lb.collapse\(model, LocallyExact\(.*\), where=...\)"):
+        lb.convert(model, lb.LocallyExact(), where="1")
+    with (
+        lb.convert(model, lb.Blend(lb.Linear(), lb.LocallyExact(), 0.5)),
+        pytest.raises(lb.LinearBackpropError, match=r"use lb\.convert or lb\.collapse"),
+    ):
+        model(x).sum().backward()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+def test_convert_is_the_same_rule(chain, inplace: bool):
+    """`convert` sends the batch itself down the chain, `collapse` the C unit vectors."""
+    x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
+    model = residual(inplace)
+    expected = wanted(model, lb.collapse(model, lb.LocallyExact(chain)), x)
+    with lb.convert(model, lb.LocallyExact(chain)) as conversion:
+        got = wanted(model, model, x)
+    assert [site.path for site in conversion.changed] == ["acts.0", "acts.1", "acts.2"]
+    # float64 sums in another order.
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-14)
+    assert torch.equal(model(x), got[0])
+
+
+def wanted(model: nn.Module, run, x: Tensor) -> list[Tensor]:
+    """The output, and the gradients of input and parameters."""
+    x = x.clone().requires_grad_()
+    y = run(x)
+    return [y.detach(), *torch.autograd.grad(y.square().mean(), [x, *model.parameters()])]
+
+
+def test_convert_takes_any_structure_and_any_other_layer():
+    """Layer norm, max pooling and softmax keep their true derivatives; inputs and outputs may be dictionaries."""
+
+    class Structured(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.head = nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(3, 2)
+
+        def forward(self, batch: dict[str, Tensor], *, scale: float) -> dict[str, Tensor]:
+            h = F.gelu(self.norm(self.first(batch["x"])))
+            z = torch.tanh(self.head(F.max_pool1d(h[:, None], 2)[:, 0]) * scale)
+            return {"z": z, "p": z.softmax(1)}
+
+    torch.manual_seed(0)
+    model = Structured().double()
+    x = torch.randn(N, 4, dtype=torch.float64, requires_grad=True)
+    with lb.convert(model, lb.LocallyExact()) as conversion:
+        out = model({"x": x}, scale=0.5)
+        (out["z"].square().sum() + out["p"][:, 0].sum()).backward()
+        assert [site.what for site in conversion.changed] == ["gelu (called)", "tanh (called)"]
+    # By hand, the chain in two pieces: tanh's derivative for the head, none of it further down.
+    h = F.gelu(model.norm(model.first(x)))
+    pooled = F.max_pool1d(h.detach()[:, None], 2)[:, 0].requires_grad_()
+    a = model.head(pooled) * 0.5
+    z = torch.tanh(a).detach().requires_grad_()
+    (g,) = torch.autograd.grad(z.square().sum() + z.softmax(1)[:, 0].sum(), z)
+    of_head = torch.autograd.grad(a, list(model.head.parameters()), g * (1 - z**2), retain_graph=True)
+    (of_pooled,) = torch.autograd.grad(a, pooled, g)
+    leaf = h.detach().requires_grad_()
+    (of_h,) = torch.autograd.grad(F.max_pool1d(leaf[:, None], 2)[:, 0], leaf, of_pooled)
+    a = model.norm(model.first(x))
+    slope = torch.autograd.functional.jvp(F.gelu, a.detach(), torch.ones_like(a))[1]
+    of_first = torch.autograd.grad(a, list(model.first.parameters()), of_h * slope, retain_graph=True)
+    (of_x,) = torch.autograd.grad(a, x, of_h)
+    torch.testing.assert_close([p.grad for p in model.head.parameters()], list(of_head), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close([p.grad for p in model.first.parameters()], list(of_first), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(x.grad, of_x, rtol=1e-10, atol=1e-14)
+
+
+def test_the_gradient_may_be_taken_twice_and_without_grad_nothing_is_kept():
+    model = residual()
+    x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
+    for run in (lb.collapse(model, lb.LocallyExact()), lb.collapse(model)):
+        loss = run(x).square().mean()
+        first = torch.autograd.grad(loss, model.parameters(), retain_graph=True)
+        torch.testing.assert_close(torch.autograd.grad(loss, model.parameters()), first, rtol=0, atol=0)
+        with torch.no_grad():
+            assert run(x).grad_fn is None

@@ -68,3 +68,40 @@ def test_integers_and_out_arguments_are_left_to_pytorch():
         out = torch.empty(2)
         torch.tanh(torch.zeros(2), out=out)
         assert out.tolist() == [0.0, 0.0]
+
+
+def shares() -> float:
+    """The cotangent of the larger of two positions: 1 by max pooling's own backward pass, 0.5 by the rule."""
+    x = torch.tensor([[[0.5, -1.0]]], requires_grad=True)
+    (g,) = torch.autograd.grad(F.max_pool1d(x, 2).sum(), x)
+    return g[0, 0, 0].item()
+
+
+def test_layers_follow_rules_only_where_they_are_named():
+    seen = [shares()]
+    with lb.backward_rule():
+        seen.append(shares())
+    with lb.backward_rule(layers=[lb.ConstantStatistics()]):
+        seen.append(shares())
+    with lb.backward_rule(layers=lb.LINEAR_LAYERS):
+        seen.append(shares())
+    assert seen == [1.0, 1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("inner", [(), (lb.StraightThroughDropout(),)])
+def test_for_layers_too_the_innermost_block_decides(inner: tuple[lb.LayerRule, ...]):
+    with lb.backward_rule(lb.PreActivation(), layers=lb.LINEAR_LAYERS):
+        with lb.backward_rule(layers=inner):
+            assert (slope(), shares()) == (LINEAR, 1.0)
+        assert (slope(), shares()) == (PRE_ACTIVATION, 0.5)
+
+
+def test_rule_and_layers_are_independent():
+    with lb.backward_rule(lb.Exact(), layers=lb.LINEAR_LAYERS):
+        assert (slope(), shares()) == (EXACT, 0.5)
+
+
+def test_where_nothing_is_differentiated_layers_run_as_they_are():
+    x = torch.randn(2, 3, 4, 4)
+    with lb.backward_rule(layers=lb.LINEAR_LAYERS), torch.no_grad():
+        assert torch.equal(F.max_pool2d(x, 2), x.unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2)))

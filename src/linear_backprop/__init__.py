@@ -2,7 +2,7 @@
 
 The forward pass of a network stays as it is; a backward rule says what the backward pass does at the
 non-linearities. `convert` puts a rule on a model, `with_rule` on a function, `backward_rule` on a block
-of code.
+of code. Max pooling, batch normalization and dropout have rules of their own, `LINEAR_LAYERS`.
 """
 
 from ._activations import CATALOGUE as CATALOGUE
@@ -11,12 +11,17 @@ from ._activations import activation_named as activation_named
 from ._calls import with_rule as with_rule
 from ._collapse import Collapsed as Collapsed
 from ._collapse import collapse as collapse
-from ._convert import Conversion as Conversion
-from ._convert import Site as Site
+from ._conversion import Conversion as Conversion
+from ._conversion import Site as Site
 from ._convert import convert as convert
 from ._errors import CollapseError as CollapseError
 from ._errors import ConversionError as ConversionError
 from ._errors import LinearBackpropError as LinearBackpropError
+from ._layers import LINEAR_LAYERS as LINEAR_LAYERS
+from ._layers import AveragedMaximum as AveragedMaximum
+from ._layers import ConstantStatistics as ConstantStatistics
+from ._layers import LayerRule as LayerRule
+from ._layers import StraightThroughDropout as StraightThroughDropout
 from ._mode import backward_rule as backward_rule
 from ._names import known_rules as known_rules
 from ._names import rule_from_name as rule_from_name

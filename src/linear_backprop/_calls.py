@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ._activations import FORMS, Form, Function
 from ._autograd import activate, transforms_active, unseen_by_modes
 from ._errors import LinearBackpropError
-from ._rules import BackwardRule, Exact, Linear, require_rule
+from ._rules import BackwardRule, Exact, Linear, refuse_whole_model_rule, require_rule
 
 
 def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[..., Any]:  # noqa: B008
@@ -30,9 +30,10 @@ def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[...
 
     Raises:
         LinearBackpropError: `function` is a module (use `convert`) or cannot be called, or `rule` is not
-            a rule. At the call: the function does not keep its input's shape.
+            a rule or is for whole models. At the call: the function does not keep its input's shape.
     """
     require_rule(rule)
+    refuse_whole_model_rule(rule, "with_rule")
     if isinstance(function, nn.Module):
         raise LinearBackpropError(f"with_rule takes a function, got the module {function}; use convert for modules")
     if not callable(function):
@@ -88,7 +89,7 @@ def call(
         with unseen_by_modes():
             return function(*args, **kwargs)
     rest, keywords = args[1:], {k: v for k, v in kwargs.items() if args or k != "input"}
-    in_place = form.always_in_place or bool(_argument("inplace", form.inplace_position, rest, keywords))
+    in_place = overwrites_input(form, rest, keywords)
     if in_place and _may_overwrite_unseen(rule, a, rest, keywords):
         with unseen_by_modes():
             function(a.detach(), *rest, **keywords)
@@ -101,6 +102,11 @@ def call(
     # The rule keeps what a was, `copy_` overwrites a, and PyTorch makes its usual checks of in-place writes.
     before = a.clone() if rule.uses_pre_activation else a
     return a.copy_(_out_of_place(form, carrier, rule, before, rest, keywords))
+
+
+def overwrites_input(form: Form, rest: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Whether a call overwrites its first argument, given the others."""
+    return form.always_in_place or bool(_argument("inplace", form.inplace_position, rest, keywords))
 
 
 def _is_differentiable(a: object) -> TypeGuard[Tensor]:

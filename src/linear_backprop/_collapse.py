@@ -15,78 +15,113 @@ written with combinations whose weights sum to one, which affine maps keep:
 So the model runs on C + 1 samples, z~_1 ... z~_C and m. Its activations compute nothing: they emit the
 combinations of their own recorded outputs and pass cotangents straight through. With the unit vectors e_c for
 cotangents, weighted as in the second line, every gradient comes out as the full batch's.
+
+With F operations a sample in the forward pass and A values emitted by the activations, Backprop takes about 3 F N,
+the collapsed pass F N + 2 A (C + 1) N + 2 F (C + 1): the run on C + 1 samples computes no value that nobody reads.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from ._affine import mix, refuse_what_is_not_affine
-from ._convert import is_converted
+from ._affine import refuse_what_is_not_affine
+from ._aggregates import Aggregates, mean_slopes
+from ._boundary import Seam
+from ._convert import convert, is_converted
 from ._errors import CollapseError, LinearBackpropError
+from ._layers import LayerRule, require_layers
 from ._local import run_locally
 from ._mode import RuleMode
-from ._probe import Costs, verify
-from ._replay import Emitter, Recorder
-from ._rules import Linear, LocallyExact, require_rule
+from ._probe import Costs, look
+from ._replay import Emitter, Recorded, Recorder, autocast_as_now, undisturbed
+from ._rules import Linear, LocallyExact, MeanLinear, require_rule
+from ._where import Where, selector
+
+CollapsibleRule = Linear | MeanLinear | LocallyExact
 
 
-def collapse(model: nn.Module, rule: Linear | LocallyExact = Linear(), *, check: bool = False) -> Collapsed:  # noqa: B008
+def collapse(
+    model: nn.Module,
+    rule: CollapsibleRule = Linear(),  # noqa: B008
+    where: Where = None,
+    layers: Iterable[LayerRule] = (),
+    *,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = False,
+) -> Collapsed:
     """The same model with Linear Backprop's gradients at the cost of C samples.
 
     The result shares the model's parameters and buffers, and `state_dict` keys; outputs are the model's to the
     bit. `loss.backward()`, for any differentiable loss, gives every parameter, and the input if it requires
-    grad, the gradient that `convert(model, Linear())` gives, up to rounding. Where the batch is so small, or the
-    outputs so many, that the ordinary backward pass is cheaper, that is run, and said once.
+    grad, the gradient that `convert(model, rule, where, layers)` gives, up to rounding. Where the batch is so
+    small, or the outputs so many, that the ordinary backward pass is cheaper, that is run, and said once.
 
     Between its activations the model may do whatever is affine with coefficients that do not depend on the
     sample: linear and convolutional layers of any kind, average pooling, reshaping, padding, upsampling, sums,
-    concatenation, constant scaling, batch normalization in eval mode. Outputs have shape (N, C), or (..., C)
-    where every position is treated alike.
+    concatenation, constant scaling, batch normalization in eval mode; max pooling, batch normalization and dropout
+    with `layers=LINEAR_LAYERS`. Outputs have shape (N, C), or (..., C) where every position is treated alike.
+    Forward hooks run once more, on the combined samples.
 
     With `LocallyExact` the chain alone is collapsed, and every layer's parameters see their own activation's
     derivative: two thirds of Backprop's matrix products.
 
     Args:
         model: The model; not converted.
-        rule: `Linear()`, or `LocallyExact` with either chain.
+        rule: `Linear()`, `MeanLinear()`, or `LocallyExact` with either chain.
+        where: Which modules' activations follow the rule, as in `convert`; they must be the last ones to run. What
+            lies below them keeps its true derivatives, and may be anything: this is partial collapse.
+        layers: Rules for layers that are not elementwise, as in `convert`.
+        process_group: The gradients become the mean over these workers, as under DDP, by sending the aggregates:
+            C + 1 samples' activations in place of a gradient the size of the model.
         check: Verify at every step, not only the first, that what lies between activations is affine. Slow.
 
     Raises:
         CollapseError: A module's backward pass depends on the sample: here, or at the first call where only
             running the model can tell. Named are the module, the reason and what to do.
-        LinearBackpropError: Another rule.
+        LinearBackpropError: Another rule, or something in `layers` is not a layer's rule.
     """
     require_rule(rule)
-    if not isinstance(rule, Linear | LocallyExact):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise LinearBackpropError(f"collapse takes Linear() or LocallyExact(...), got {rule!r}; use convert for others")
-    return Collapsed(model, rule, check)
+    if not isinstance(rule, CollapsibleRule):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LinearBackpropError(
+            f"collapse takes Linear(), MeanLinear() or LocallyExact(...), got {rule!r}; use convert for others"
+        )
+    return Collapsed(model, rule, where, require_layers(layers), process_group, check)
 
 
 class Collapsed(nn.Module):
     """What `collapse` returns; see there."""
 
-    def __init__(self, model: nn.Module, rule: Linear | LocallyExact, check: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rule: CollapsibleRule,
+        where: Where,
+        layers: tuple[LayerRule, ...],
+        process_group: dist.ProcessGroup | None,
+        check: bool,
+    ) -> None:
         super().__init__()
         if is_converted(model):
             raise CollapseError("the model is converted, and collapse puts its own rule on it; remove() that first")
-        refuse_what_is_not_affine(model)
+        self.rule, self.where, self.layers, self.check = rule, where, layers, check
+        self.process_group = process_group
         # The very same dictionaries: what either of the two changes, both have.
         self.model: nn.Module
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
         self.__dict__["model"] = model
-        self.rule = rule
-        self.check = check
+        self.pending: list[tuple[_Pass, Aggregates]] | None = None
+        self._selects = None if where is None else selector(where, model)
         self._costs: Costs | None = None
-        self.pending: list[_Aggregates] | None = None
         self._said = False
+        refuse_what_is_not_affine(model, self._selects, layers)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode on the model; what was verified is verified again."""
@@ -104,18 +139,22 @@ class Collapsed(nn.Module):
         if not torch.is_grad_enabled():
             return self.model(*inputs)
         if self._costs is None or self.check:
-            refuse_what_is_not_affine(self.model)
-            self._costs = verify(self.model, inputs)
+            refuse_what_is_not_affine(self.model, self._selects, self.layers)
+            self._costs = look(self.model, inputs, self._selects, self.layers)
         if isinstance(self.rule, LocallyExact):
-            return run_locally(self.model, self.rule, inputs)
-        if not self._costs.collapse_pays(inputs[0].shape[0]) and self.pending is None:
+            chained = not self._costs.chain_pays(len(inputs[0]))
+            return run_locally(
+                *(self.model, self.model, self.rule, inputs, {}, self.layers),
+                *(self._costs.seam, chained, self.process_group),
+            )
+        if self.pending is None and self.process_group is None and not self._costs.collapse_pays(len(inputs[0])):
             return self._ordinary(inputs)
-        recorder = Recorder()
-        with torch.no_grad(), recorder:
+        recorder = Recorder(self.layers, self._costs.seam, self.rule)
+        with recorder:
             y = self.model(*inputs)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        step = _Step(self, [x.detach() for x in inputs], recorder, parameters, [p._version for p in parameters])
-        return _Collapse.apply(step, y, *inputs, *parameters)
+        step, leaves = _Pass.of(self, recorder, inputs), [*inputs, *recorder.boundary.crossed]
+        values = [z.detach() for z in leaves] + recorder.emitted()
+        return _Collapse.apply(step, values, y.detach(), *leaves, *step.parameters)
 
     @contextmanager
     def accumulate(self) -> Generator[None]:
@@ -133,11 +172,13 @@ class Collapsed(nn.Module):
         change inside. The input's own gradient is not to be had this way.
 
         Raises:
-            LinearBackpropError: The block is inside another, or no backward pass ran inside.
+            LinearBackpropError: The block is inside another, no backward pass ran inside, or every micro-batch has
+                a linear map of its own: under `LocallyExact`, `MeanLinear`, `ConstantStatistics` or `where`.
         """
-        if isinstance(self.rule, LocallyExact):
+        if not isinstance(self.rule, Linear) or self.where is not None:
             raise LinearBackpropError(
-                "under LocallyExact every micro-batch makes its own gradients; call backward() without accumulate()"
+                "every micro-batch has its own derivatives under LocallyExact, MeanLinear or `where`: call backward() "
+                "for each without accumulate(); their gradients add up"
             )
         if self.pending is not None:
             raise LinearBackpropError("accumulate() is already open; one block takes any number of micro-batches")
@@ -146,136 +187,130 @@ class Collapsed(nn.Module):
             yield
             if not self.pending:
                 raise LinearBackpropError("no backward pass ran inside accumulate(); call loss.backward() in it")
-            outputs, cotangents, _ = self.replay(self.pending[0])
+            step, total = self.pending[0]
+            outputs, cotangents, _ = step.replay(step.over_workers(total))
             torch.autograd.backward(outputs, cotangents)
         finally:
             self.pending = None
 
-    def replay(self, total: _Aggregates) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run the model on the C + 1 combinations: outputs, the cotangents for them, and the inputs."""
-        combinations = total.combinations()
-        inputs = [z.requires_grad_() for z in combinations[: total.inputs]]
-        with torch.enable_grad(), Emitter(combinations[total.inputs :]):
-            outputs = self.model(*inputs)
-        return outputs, total.cotangents().view_as(outputs).to(outputs.dtype), inputs
+    def accumulate_pass(self, step: _Pass, total: Aggregates) -> None:
+        """Add one micro-batch's aggregates; for the backward pass, not for users."""
+        assert self.pending is not None
+        if any(each.constants for each in step.seen):
+            raise LinearBackpropError(
+                "every micro-batch has its own statistics under ConstantStatistics(): call backward() for each "
+                "without accumulate(), or put batch normalization in eval mode"
+            )
+        self.pending[:] = [(step, self.pending[0][1] + total if self.pending else total)]
 
     def _ordinary(self, inputs: tuple[Tensor, ...]) -> Tensor:
         if not self._said:
             self._said = True
             warnings.warn(
-                f"{inputs[0].shape[0]} samples are too few for {self._costs and self._costs.outputs} outputs: the "
-                f"ordinary Linear backward pass is cheaper and is run, with the same gradients",
+                f"{len(inputs[0])} samples are too few for {self._costs and self._costs.outputs} outputs: the "
+                f"ordinary backward pass is cheaper and is run, with the same gradients",
                 stacklevel=3,
             )
-        with RuleMode(Linear()):
+        if self.where is None:
+            with RuleMode(self.rule, layers=self.layers):
+                return self.model(*inputs)
+        with convert(self.model, self.rule, self.where, self.layers):
             return self.model(*inputs)
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One forward pass, kept until its backward pass."""
+class _Pass:
+    """One forward pass, but for its values: what it takes to run it again on combined samples."""
 
     collapsed: Collapsed
-    inputs: list[Tensor]
-    recorder: Recorder
+    seen: list[Recorded]
+    inputs: int
+    crossed: int
+    seam: Seam
     parameters: list[nn.Parameter]
     versions: list[int]
+    autocast: Callable[[], AbstractContextManager[Any]]
 
-    def aggregate(self, g: Tensor) -> _Aggregates:
-        """The aggregates of this pass, given the outputs' cotangent."""
+    @staticmethod
+    def of(collapsed: Collapsed, recorder: Recorder, inputs: tuple[Tensor, ...]) -> _Pass:
+        parameters = [p for p in collapsed.model.parameters() if p.requires_grad]
+        versions = [p._version for p in parameters]
+        boundary = recorder.boundary
+        autocast = autocast_as_now(inputs[0].device.type)
+        return _Pass(
+            *(collapsed, recorder.seen, len(inputs), len(boundary.crossed), boundary.seam),
+            *(parameters, versions, autocast),
+        )
+
+    @property
+    def leaves(self) -> int:
+        """How many quantities gradients are taken of, besides the parameters."""
+        return self.inputs + self.crossed
+
+    def aggregates(self, g: Tensor, values: list[Tensor]) -> Aggregates:
+        """Of inputs, of what crossed the boundary, and of what the non-linearities made."""
         if [p._version for p in self.parameters] != self.versions:
             raise RuntimeError(
                 "a parameter was modified by an inplace operation between the forward and the backward pass, "
                 "and the collapsed backward pass needs the parameters of the forward pass; step the optimizer later"
             )
-        return _Aggregates.of(g, self.inputs, self.recorder.activations())
+        return Aggregates.of(g, values)
+
+    def over_workers(self, total: Aggregates) -> Aggregates:
+        """The sums over all workers, where there are several."""
+        group = self.collapsed.process_group
+        return total if group is None else total.over(group)
+
+    def replay(self, total: Aggregates, wanted: Sequence[bool] = ()) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Run the model on the C + 1 combinations: outputs, the cotangents for them, and the leaves.
+
+        Args:
+            total: The aggregates.
+            wanted: Which leaves need a gradient; none if not given.
+        """
+        collapsed, combinations = self.collapsed, total.combinations()
+        leaves = [z.requires_grad_(need) for z, need in zip(combinations, wanted, strict=False)]
+        leaves += combinations[len(leaves) : self.leaves]
+        inputs, crossed, emitted = leaves[: self.inputs], leaves[self.inputs :], combinations[self.leaves :]
+        with (
+            undisturbed(collapsed.model, inputs if self.seam.activations else []),
+            self.autocast(),
+            Emitter(collapsed.layers, self.seen_by_all, emitted, self.seam, crossed),
+        ):
+            outputs = collapsed.model(*inputs)
+        return outputs, total.cotangents().view_as(outputs).to(outputs.dtype), leaves
+
+    @property
+    def seen_by_all(self) -> list[Recorded]:
+        """What the non-linearities did, slopes being the mean over the workers."""
+        group = self.collapsed.process_group
+        return self.seen if group is None else mean_slopes(self.seen, group)
 
 
 class _Collapse(torch.autograd.Function):
-    """Outputs forward; backward, the gradients of inputs and parameters from the aggregates."""
+    """Outputs forward; backward, the gradients of leaves and parameters from the aggregates."""
 
     @staticmethod
-    def forward(ctx: Any, step: _Step, y: Tensor, *leaves: Tensor) -> Tensor:
-        ctx.step = step
+    def forward(ctx: Any, step: _Pass, values: list[Tensor], y: Tensor, *leaves: Tensor) -> Tensor:
+        ctx.step, ctx.values = step, values
         return y.view_as(y)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        step: _Step = ctx.step
-        total = step.aggregate(g)
-        if (pending := step.collapsed.pending) is not None:
-            pending[:] = [pending[0] + total] if pending else [total]
+        step: _Pass = ctx.step
+        values: list[Tensor] = ctx.values
+        wanted = ctx.needs_input_grad[3 : 3 + step.leaves]
+        total = step.aggregates(g, values)
+        if step.collapsed.pending is not None:
+            step.collapsed.accumulate_pass(step, total)
             return (None,) * len(ctx.needs_input_grad)
-        outputs, cotangents, inputs = step.collapsed.replay(total)
-        found = torch.autograd.grad(outputs, [*inputs, *step.parameters], cotangents, allow_unused=True)
-        of_inputs = [
-            total.spread(row, g).view_as(x) if wanted else None
-            for row, x, wanted in zip(found, step.inputs, ctx.needs_input_grad[2:], strict=False)
-        ]
-        return None, None, *of_inputs, *found[len(step.inputs) :]
-
-
-@dataclass(frozen=True)
-class _Aggregates:
-    """Sums over samples, of fixed size.
-
-    Attributes:
-        sums: For every z, the inputs first: <z>_1 ... <z>_C and the plain sum, shape (C + 1, *features), in
-            float32 at least.
-        ones: <1>_c, shape (C,).
-        scale: s_c, shape (C,).
-        count: N.
-        inputs: How many inputs the model has.
-    """
-
-    sums: list[Tensor]
-    ones: Tensor
-    scale: Tensor
-    count: int
-    inputs: int
-
-    @staticmethod
-    def of(g: Tensor, inputs: list[Tensor], activations: list[Tensor]) -> _Aggregates:
-        """The aggregates of one batch, given g of shape (*samples, C) and z of shape (*samples, *features)."""
-        leading = g.dim() - 1
-        g = g.reshape(-1, g.shape[-1]).to(torch.promote_types(g.dtype, torch.float32))
-        scale = g.abs().sum(0)
-        # Weights of size one, so that the products stay in range in half precision; scaled back in full.
-        weights = torch.cat([g / _nonzero(scale), torch.full_like(g[:, :1], 1 / len(g))], dim=1).T
-        back = torch.cat([scale, torch.full_like(scale[:1], len(g))])
-        products = [mix(weights, z, leading) for z in (*inputs, *activations)]
-        sums = [p.to(torch.promote_types(p.dtype, torch.float32)) * _column(back, p) for p in products]
-        return _Aggregates(sums, g.sum(0), scale, len(g), len(inputs))
-
-    def __add__(self, other: _Aggregates) -> _Aggregates:
-        sums = [ours + theirs for ours, theirs in zip(self.sums, other.sums, strict=True)]
-        return _Aggregates(
-            sums, self.ones + other.ones, self.scale + other.scale, self.count + other.count, self.inputs
+        total = step.over_workers(total)
+        outputs, cotangents, leaves = step.replay(total, wanted)
+        sources = [z for z in leaves if z.requires_grad]
+        found = torch.autograd.grad(
+            outputs, [*sources, *step.parameters], cotangents, allow_unused=True, materialize_grads=True
         )
-
-    def combinations(self) -> list[Tensor]:
-        """For every z, z~_1 ... z~_C and m: shape (C + 1, *features)."""
-        return [self._combine(z) for z in self.sums]
-
-    def _combine(self, z: Tensor) -> Tensor:
-        mean = z[-1:] / self.count
-        centred = z[:-1] - _column(self.ones, z) * mean
-        return torch.cat([mean + centred / _column(_nonzero(self.scale), z), mean])
-
-    def cotangents(self) -> Tensor:
-        """What the C + 1 outputs receive: s_c e_c each, and sum_c (<1>_c - s_c) e_c for the mean."""
-        return torch.cat([self.scale.diag(), (self.ones - self.scale)[None]])
-
-    def spread(self, rows: Tensor, g: Tensor) -> Tensor:
-        """Each sample's own cotangent, sum_c g_{n,c} P_c, from the rows s_c P_c of the combinations."""
-        weights = g.reshape(-1, g.shape[-1]) / _nonzero(self.scale).to(g.dtype)
-        return weights @ rows[:-1].flatten(1).to(g.dtype)
-
-
-def _nonzero(scale: Tensor) -> Tensor:
-    return torch.where(scale == 0, 1, scale)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *(1,) * (like.dim() - 1))
+        rows = iter(found[: len(sources)])
+        of_leaves = [total.spread(next(rows), g, z) if need else None for z, need in zip(values, wanted, strict=False)]
+        return None, None, None, *of_leaves, *found[len(sources) :]

@@ -1,131 +1,279 @@
-"""`LocallyExact`, collapsed: a linear chain, and the exact derivative where it is used.
+"""`LocallyExact`: a linear chain, and the exact derivative where it is used.
 
-The chain's map from g_n to the cotangent of the k-th activation is the same for every sample: a matrix P_k of C
-rows, had by sending the C unit vectors back through the model once. Then every layer knows its own cotangent,
-delta_n = (g_n P_k) * f'(a_n), with no layer waiting for the one above: the graph is cut at every activation, and
-what is left of it is one affine part a layer, whose parameters get their gradients from delta.
+The graph is cut at every activation; what is left of it is one affine part a layer. The cotangents delta_n of every
+activation h come from the chain, and the parameters of every part get their gradients from delta_n * f'(a_n). There
+are two ways down the chain:
+
+- its map from g_n is the same for every sample, a matrix P_k of C rows, so the C unit vectors are sent down once, and
+  delta_n = g_n P_k: no part waits for the one above;
+- the batch itself is sent down, a part at a time. That is what `convert` does, and `collapse` where it is cheaper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ._activations import Function
+from ._aggregates import mean_slopes, spread
+from ._boundary import Boundary, Seam
 from ._calls import call
-from ._replay import Emitter, pre_activation
-from ._rules import BackwardRule, LocallyExact, MeanLinear, vector_jacobian_product
+from ._layer_calls import call_layer
+from ._layers import LayerRule
+from ._replay import Emit, Emitter, Recorded, Run, autocast_as_now, governing, pre_activation, undisturbed
+from ._rules import BackwardRule, LocallyExact, MeanLinear
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Cut:
-    """One activation: f of a alone, a with the graph below it, and h with the graph of f's own parameters."""
+    """One activation of a forward pass.
 
-    f: Callable[[Tensor], Tensor]
+    Attributes:
+        a: The pre-activation, with the graph of the affine part below it.
+        leaf: The same values, where the graph of the activation itself begins.
+        own: h, with the graph of the activation itself.
+        h: h where the graph of what follows begins.
+        parameters: What f depends on besides a, such as PReLU's weight.
+        position: Which of the non-linearities it is.
+    """
+
     a: Tensor
+    leaf: Tensor
+    own: Tensor
     h: Tensor
+    parameters: tuple[Tensor, ...]
+    position: int
 
 
-class _Cutter(TorchFunctionMode):
-    """Runs the model as it is, its graph cut at every activation."""
+class _Cutter(Run):
+    """Runs the model as it is, its graph cut at every activation above the boundary.
 
-    def __init__(self, rule: LocallyExact) -> None:
-        super().__init__()
+    Args:
+        rule: The rule.
+        layers: Rules for layers.
+        seam: Where the upper part begins.
+        chained: Whether the batch is to be sent down the chain, so that every h must take a cotangent.
+    """
+
+    def __init__(self, rule: LocallyExact, layers: Sequence[LayerRule], seam: Seam, chained: bool) -> None:
+        super().__init__(Boundary(seam, grad_below=True, grad_above=True))
         self.rule = rule
+        self.layers = layers
+        self.chained = chained
         self.cuts: list[_Cut] = []
+        self.seen: list[Recorded] = []
+        self.shapes: list[torch.Size] = []
 
-    def __torch_function__(
-        self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if pre_activation(func, args, kwargs) is None:
-            return func(*args, **(kwargs or {}))
-        h: Tensor = call(func, self.rule, args, kwargs or {}, self.cut)
-        return h.detach_()  # in-place forms return a itself, with the graph below it
+    def above(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the call, under its layer rule or cut."""
+        layer = governing(self.layers, function, args, kwargs)
+        if layer is not None:
+            constants = layer.constants(function, args, kwargs)
+            result = call_layer(function, layer, args, kwargs)
+            self._note(Recorded(function.__name__, not layer.reproduces_forward, constants), result)
+            return result
+        a = pre_activation(function, args, kwargs)
+        if a is None:
+            return function(*args, **kwargs)
+        h: Tensor = call(function, self.rule, args, kwargs, self.cut)
+        if h is a:  # written in place, and so with the graph below it
+            self.cuts[-1].h = h.detach_().requires_grad_(self.chained)
+        return h
 
     def cut(self, f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
-        """Keep the activation, and give its value without a graph."""
-        alone = partial(_call, f, parameters)
-        h = alone(a.detach())
-        self.cuts.append(_Cut(alone, a, h))
-        return h.detach()
-
-
-def _call(f: Callable[..., Tensor], parameters: tuple[Tensor, ...], a: Tensor) -> Tensor:
-    return f(a, *parameters)
-
-
-def run_locally(model: nn.Module, rule: LocallyExact, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The model's output; its backward pass is the rule's."""
-    cutter = _Cutter(rule)
-    detached = [x.detach() for x in inputs]
-    with cutter:
-        y = model(*detached)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return _Local.apply(_Pass(model, rule, detached, cutter.cuts, y, parameters), y.detach(), *inputs, *parameters)
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One forward pass, kept until its backward pass."""
-
-    model: nn.Module
-    rule: LocallyExact
-    inputs: list[Tensor]
-    cuts: list[_Cut]
-    y: Tensor
-    parameters: list[nn.Parameter]
-
-    def chain(self, leading: int) -> list[Tensor]:
-        """P for every input and every activation: shape (C, *features)."""
-        classes = self.y.shape[-1]
-        shape = (classes, *(1,) * (leading - 1))
-        inputs = [x.new_zeros(shape + x.shape[leading:]).requires_grad_() for x in self.inputs]
-        zeros = [cut.h.new_zeros(shape + cut.h.shape[leading:]) for cut in self.cuts]
-        slopes: list[Tensor | None] = [None] * len(zeros)
+        """The activation's value, without the graph below it."""
+        leaf = a.detach().requires_grad_()
+        own = f(leaf, *parameters)
+        slope = None
         if isinstance(self.rule.chain, MeanLinear):
-            slopes = [self.rule.chain.slope(cut.a.detach(), cut.f) for cut in self.cuts]
-        with torch.enable_grad(), Emitter(zeros, slopes) as emitter:
-            y = self.model(*inputs)
-        unit = torch.eye(classes, dtype=y.dtype, device=y.device).view_as(y)
-        quantities = [*inputs, *emitter.outputs]
-        return list(torch.autograd.grad(y, quantities, unit, allow_unused=True, materialize_grads=True))
+            (derivatives,) = torch.autograd.grad(own, leaf, torch.ones_like(own), retain_graph=True)
+            slope = self.rule.chain.mean(derivatives)
+        h = own.detach().requires_grad_(self.chained)
+        self.cuts.append(_Cut(a, leaf, own, h, parameters, len(self.shapes)))
+        self._note(Recorded(getattr(f, "__name__", "an activation"), slope=slope), h)
+        # Not the leaf itself: the model may go on to overwrite it.
+        return Emit.apply(h, own.detach(), None) if self.chained else h
+
+    def _note(self, recorded: Recorded, result: Tensor) -> None:
+        self.seen.append(recorded)
+        if recorded.emits:
+            self.shapes.append(result.shape)
+
+
+def run_locally(
+    forward: Callable[..., Any],
+    model: nn.Module,
+    rule: LocallyExact,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layers: Sequence[LayerRule],
+    seam: Seam = Seam(),  # noqa: B008
+    chained: bool = True,
+    process_group: dist.ProcessGroup | None = None,
+) -> Any:
+    """The model's output; its backward pass is the rule's.
+
+    Args:
+        forward: Runs the model on `args` and `kwargs`.
+        model: The model.
+        rule: The rule.
+        args: Of any kind; the gradients of tensors among them are the chain's.
+        kwargs: Likewise.
+        layers: Rules for layers.
+        seam: Below it, derivatives are true.
+        chained: Whether the batch itself is sent down the chain, or the C unit vectors.
+        process_group: The workers whose mean the gradients become; None for this one alone.
+
+    Returns:
+        What `forward` returns: tensors, or any structure of them.
+    """
+    arguments, structure = tree_flatten((args, kwargs))
+    places = [i for i, x in enumerate(arguments) if isinstance(x, Tensor) and x.is_floating_point()]
+    leaves: list[Tensor] = [arguments[i] for i in places]
+    inner = [x.detach().requires_grad_(x.requires_grad) for x in leaves]
+    for i, x in zip(places, inner, strict=True):
+        arguments[i] = x
+    cutter = _Cutter(rule, layers, seam, chained)
+    with cutter:
+        inner_args, inner_kwargs = tree_unflatten(arguments, structure)
+        result = forward(*inner_args, **inner_kwargs)
+    flat, result_structure = tree_flatten(result)
+    differentiable = [i for i, y in enumerate(flat) if isinstance(y, Tensor) and y.requires_grad]
+    outputs: list[Tensor] = [flat[i] for i in differentiable]
+    if not outputs:
+        return result
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    leaves += cutter.boundary.crossed
+    step = _Pass(model, cutter, inner + cutter.boundary.replacements, outputs, parameters, process_group)
+    connected = _Local.apply(step, *[y.detach() for y in outputs], *leaves, *parameters)
+    for i, y in zip(differentiable, connected, strict=True):
+        flat[i] = y
+    return tree_unflatten(flat, result_structure)
+
+
+class _Pass:
+    """One forward pass, kept until its backward pass.
+
+    Args:
+        model: The model.
+        cutter: What ran it.
+        leaves: Its inputs, and what crossed the boundary.
+        outputs: Its outputs, with the graph of the part below them.
+        parameters: Its parameters.
+        process_group: As for `run_locally`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cutter: _Cutter,
+        leaves: list[Tensor],
+        outputs: list[Tensor],
+        parameters: list[nn.Parameter],
+        process_group: dist.ProcessGroup | None,
+    ) -> None:
+        self.model, self.cutter, self.leaves = model, cutter, leaves
+        self.outputs, self.parameters, self.process_group = outputs, parameters, process_group
+        self.autocast = autocast_as_now(outputs[0].device.type)
+        self.seen = cutter.seen if process_group is None else mean_slopes(cutter.seen, process_group)
+
+    def chain(self, g: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The cotangents that the chain brings to the leaves and to every activation h."""
+        if self.cutter.chained:
+            return self._sent_down(g)
+        maps = self._maps(g[0].dim() - 1)
+        count = len(self.leaves)
+        of_leaves = [spread(p, g[0], z) for p, z in zip(maps, self.leaves, strict=False)]
+        return of_leaves, [spread(maps[count + cut.position], g[0], cut.own) for cut in self.cutter.cuts]
+
+    def _sent_down(self, g: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        cuts = self.cutter.cuts
+        of_h: list[Tensor] = [torch.zeros_like(cut.own) for cut in cuts]
+        of_leaves = [torch.zeros_like(z) for z in self.leaves]
+        seen = [each for each in self.seen if each.emits]
+
+        def send(outputs: Sequence[Tensor], cotangents: Sequence[Tensor], below: int) -> None:
+            sources = [(z, total) for z, total in zip(self.leaves, of_leaves, strict=True) if z.requires_grad]
+            sources += [(cut.h, total) for cut, total in zip(cuts[:below], of_h, strict=False)]
+            if not sources:
+                return
+            found = torch.autograd.grad(
+                outputs, [z for z, _ in sources], cotangents, retain_graph=True, allow_unused=True
+            )
+            for (_, total), part in zip(sources, found, strict=True):
+                if part is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                    total += part
+
+        send(self.outputs, g, len(cuts))
+        for k in range(len(cuts) - 1, -1, -1):
+            slope = seen[cuts[k].position].slope
+            if cuts[k].a.requires_grad:
+                send([cuts[k].a], [of_h[k] if slope is None else of_h[k] * slope], k)
+        return of_leaves, of_h
+
+    def _maps(self, leading: int) -> list[Tensor]:
+        """P for every leaf and everything emitted: shape (C, 1, ..., 1, *features)."""
+        (y,) = self.outputs
+        shape = (y.shape[-1], *(1,) * (leading - 1))
+        boundary = self.cutter.boundary
+        of_leaves = [z.new_zeros(shape + z.shape[leading:]).requires_grad_() for z in self.leaves]
+        count = len(of_leaves) - len(boundary.crossed)
+        inputs, crossed = of_leaves[:count], of_leaves[count:]
+        zeros = [y.new_zeros(shape + features[leading:]) for features in self.cutter.shapes]
+        with (
+            undisturbed(self.model, inputs if boundary.seam.activations else []),
+            self.autocast(),
+            torch.enable_grad(),
+            Emitter(self.cutter.layers, self.seen, zeros, boundary.seam, crossed) as emitter,
+        ):
+            outputs: Tensor = self.model(*inputs)
+        unit = torch.eye(y.shape[-1], dtype=outputs.dtype, device=y.device).view_as(outputs)
+        quantities = [*of_leaves, *emitter.outputs]
+        return list(torch.autograd.grad(outputs, quantities, unit, allow_unused=True, materialize_grads=True))
+
+    def of_parameters(self, g: Sequence[Tensor], of_h: Sequence[Tensor]) -> list[Tensor | None]:
+        """Every affine part's, from delta * f'(a), and those of the activations themselves, from delta."""
+        outputs, cotangents = list(self.outputs), list(g)
+        for cut, delta in zip(self.cutter.cuts, of_h, strict=True):
+            own = [p for p in cut.parameters if p.requires_grad]
+            of_a, *_ = torch.autograd.grad(cut.own, cut.leaf, delta, retain_graph=True)
+            if cut.a.requires_grad:
+                outputs.append(cut.a)
+                cotangents.append(of_a)
+            if own:
+                outputs.append(cut.own)
+                cotangents.append(delta)
+        found = torch.autograd.grad(outputs, self.parameters, cotangents, retain_graph=True, allow_unused=True)
+        return list(found) if self.process_group is None else _mean_over(found, self.parameters, self.process_group)
 
 
 class _Local(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, step: _Pass, y: Tensor, *leaves: Tensor) -> Tensor:
+    def forward(ctx: Any, step: _Pass, *values: Tensor) -> tuple[Tensor, ...]:
         ctx.step = step
-        return y.view_as(y)
+        ctx.set_materialize_grads(True)
+        return tuple(y.view_as(y) for y in values[: len(step.outputs)])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         step: _Pass = ctx.step
-        rows = step.chain(g.dim() - 1)
-        of_inputs = [
-            _spread(g, row, x) if wanted else None
-            for row, x, wanted in zip(rows, step.inputs, ctx.needs_input_grad[2:], strict=False)
-        ]
-        outputs, cotangents = [step.y], [g]
-        for cut, row in zip(step.cuts, rows[len(of_inputs) :], strict=True):
-            of_h = _spread(g, row, cut.h)
-            if cut.a.requires_grad:
-                outputs.append(cut.a)
-                cotangents.append(vector_jacobian_product(cut.f, cut.a.detach(), of_h).to(cut.a.dtype))
-            if cut.h.requires_grad:
-                outputs.append(cut.h)
-                cotangents.append(of_h)
-        found = torch.autograd.grad(outputs, step.parameters, cotangents, allow_unused=True)
-        return None, None, *of_inputs, *found
+        of_leaves, of_h = step.chain(g)
+        return None, *[None] * len(g), *of_leaves, *step.of_parameters(g, of_h)
 
 
-def _spread(g: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-    """sum_c g_{n,c} P_c for every sample, in the shape and dtype of `like`."""
-    product = g.reshape(-1, g.shape[-1]).to(rows.dtype) @ rows.reshape(g.shape[-1], -1)
-    return product.view(like.shape).to(like.dtype)
+def _mean_over(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], group: dist.ProcessGroup
+) -> list[Tensor | None]:
+    """The mean over the workers of a group, in one message."""
+    whole = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+    message = torch.cat([g.flatten() for g in whole])
+    dist.all_reduce(message, group=group)
+    pieces = message.div_(dist.get_world_size(group)).split([g.numel() for g in whole])
+    return [piece.view_as(g) for piece, g in zip(pieces, whole, strict=True)]

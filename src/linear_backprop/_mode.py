@@ -8,23 +8,35 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 from ._activations import FORMS, LEFT_ALONE, Function
-from ._autograd import unseen_by_modes
 from ._calls import call
-from ._rules import BackwardRule, Linear, require_rule
+from ._layer_calls import call_layer
+from ._layers import LAYER_FUNCTIONS, LAYERS_LEFT_ALONE, LayerRule, require_layers, rule_for
+from ._rules import BackwardRule, Linear, refuse_whole_model_rule, require_rule
 
 
 class RuleMode(TorchFunctionMode):
-    """Every catalogued activation called inside the block follows the rule; the innermost block decides.
+    """What is called inside the block follows the rules; the innermost block decides.
 
     Args:
-        rule: The backward rule.
-        observe: Told of every activation called, and of every non-linearity that cannot follow a rule.
+        rule: The backward rule of every catalogued activation.
+        layers: The rules of layers.
+        observe: Told of every function called whose backward pass is decided here.
+        withheld: Further rules of layers that are not to govern here, whatever lies further out. The library's own
+            never do unless they are among `layers`.
     """
 
-    def __init__(self, rule: BackwardRule, observe: Callable[[Function], None] | None = None) -> None:
+    def __init__(
+        self,
+        rule: BackwardRule,
+        layers: tuple[LayerRule, ...] = (),
+        observe: Callable[[Function], None] | None = None,
+        withheld: tuple[LayerRule, ...] = (),
+    ) -> None:
         super().__init__()
         self.rule = rule
+        self.layers = layers
         self.observe = observe
+        self.withheld = withheld
 
     def __torch_function__(
         self,
@@ -33,18 +45,39 @@ class RuleMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run `func`, under the rule if it is an activation."""
-        if func not in FORMS and func not in LEFT_ALONE:
+        """Run `func`, under its rule if it has one."""
+        layer = rule_for(func, self.layers)
+        if layer is None and func not in FORMS and not self._keeps(func):
             return func(*args, **(kwargs or {}))
         if self.observe is not None:
             self.observe(func)
-        if func in FORMS:
+        if layer is None and func in FORMS:
             return call(func, self.rule, args, kwargs or {})
-        with unseen_by_modes():  # lest a mode further out observes it, too
-            return func(*args, **(kwargs or {}))
+        return call_layer(func, layer, args, kwargs or {})  # unseen, too, by the modes further out
+
+    def _keeps(self, func: Function) -> bool:
+        """Whether `func` keeps its own backward pass here, whatever rules lie further out."""
+        if func in LEFT_ALONE or func in LAYER_FUNCTIONS or rule_for(func, self.withheld) is not None:
+            return True
+        return func in LAYERS_LEFT_ALONE and bool(self.layers or self.withheld)
 
 
-def backward_rule(rule: BackwardRule = Linear()) -> RuleMode:  # noqa: B008
+class Observing(TorchFunctionMode):
+    """Changes nothing, and tells of every function that a rule may govern."""
+
+    def __init__(self, observe: Callable[[Function], None]) -> None:
+        super().__init__()
+        self.observe = observe
+
+    def __torch_function__(
+        self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`."""
+        self.observe(func)
+        return func(*args, **(kwargs or {}))
+
+
+def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008
     """A context in which every elementwise activation follows the rule, whoever wrote the code.
 
     ::
@@ -61,8 +94,14 @@ def backward_rule(rule: BackwardRule = Linear()) -> RuleMode:  # noqa: B008
     tensor-method and in-place forms are all seen; activations written out in arithmetic
     (`x * (x > 0)`), TorchScript and fused recurrent kernels are not.
 
+    Args:
+        rule: The backward rule of activations.
+        layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`; none by default.
+
     Raises:
-        LinearBackpropError: `rule` is not a rule.
+        LinearBackpropError: `rule` is not a rule or is for whole models, or `layers` holds something else than
+            layers' rules.
     """
     require_rule(rule)
-    return RuleMode(rule)
+    refuse_whole_model_rule(rule, "backward_rule")
+    return RuleMode(rule, require_layers(layers))

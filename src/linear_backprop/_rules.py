@@ -200,7 +200,8 @@ class MeanLinear(BackwardRule):
 
     Best in the sense of least squares over the batch, among the diagonal maps that are the same for every
     sample. The mean is over all dimensions but `units`: over the samples, and in convolutions over the
-    positions, too. It is of the batch it sees: a micro-batch's, and under data parallelism a worker's.
+    positions, too. It is of the batch it sees: a micro-batch's, and under DDP a worker's; `collapse` with a
+    `process_group` takes the mean over all workers.
     Kinks, infinities and NaN are those of f's own derivative in PyTorch.
 
     Args:
@@ -218,17 +219,21 @@ class MeanLinear(BackwardRule):
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
         """G times the mean slope of each unit."""
-        if a.dim() < 2 or not -a.dim() <= self.units < a.dim():
-            raise LinearBackpropError(
-                f"MeanLinear(units={self.units}) needs a batch dimension and a dimension {self.units} for the units, "
-                f"got a pre-activation of shape {tuple(a.shape)}"
-            )
         return g * self.slope(a, f)
 
     def slope(self, a: Tensor, f: Elementwise) -> Tensor:
         """The mean of f'(a) of each unit; every dimension but the units' has size 1."""
-        others = [dim for dim in range(a.dim()) if dim != self.units % a.dim()]
-        return vector_jacobian_product(f, a, torch.ones_like(a)).mean(others, keepdim=True)
+        return self.mean(vector_jacobian_product(f, a, torch.ones_like(a)))
+
+    def mean(self, derivatives: Tensor) -> Tensor:
+        """The mean over all dimensions but the units', which keep size 1."""
+        dims = derivatives.dim()
+        if dims < 2 or not -dims <= self.units < dims:
+            raise LinearBackpropError(
+                f"MeanLinear(units={self.units}) needs a batch dimension and a dimension {self.units} for the units, "
+                f"got a pre-activation of shape {tuple(derivatives.shape)}"
+            )
+        return derivatives.mean([dim for dim in range(dims) if dim != self.units % dims], keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -237,19 +242,19 @@ class LocallyExact(BackwardRule):
 
     The parameters of the affine part just below an activation receive g * f'(a); what lies further down
     receives the chain's cotangent of a. Two cotangents for one pre-activation are more than an activation can
-    send by itself, so this is a rule for `collapse`, which sees the whole model, and not for `with_rule`,
-    `convert` or `backward_rule`.
+    send by itself, so this is a rule for whole models, for `convert` and `collapse`, and not for `with_rule` or
+    `backward_rule`.
 
     Args:
         chain: `Linear()` or `MeanLinear()`.
 
     Raises:
-        LinearBackpropError: The chain is another rule; or the rule was given to something else than `collapse`,
-            at the backward pass.
+        LinearBackpropError: The chain is another rule; or the rule was given to something else than `convert` or
+            `collapse`, at the backward pass.
     """
 
     formula = "g * f'(a) for the parameters just below, chain's cotangent further down"
-    source = "a linear chain with each layer's own derivative; for collapse"
+    source = "a linear chain with each layer's own derivative; for convert and collapse"
 
     chain: BackwardRule = Linear()
 
@@ -259,7 +264,7 @@ class LocallyExact(BackwardRule):
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
         """Refused: see above."""
-        raise LinearBackpropError(f"{self!r} needs to see the whole model: use lb.collapse(model, {self!r})")
+        raise LinearBackpropError(f"{self!r} needs to see the whole model: use lb.convert or lb.collapse")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -317,6 +322,14 @@ class Blend(BackwardRule):
         value = float(self.weight)
         weight = f"torch.tensor({value})" if isinstance(self.weight, Tensor) else repr(value)
         return f"Blend(first={self.first!r}, second={self.second!r}, weight={weight})"
+
+
+def refuse_whole_model_rule(rule: BackwardRule, where: str) -> None:
+    """Refuse what a function or a block of code cannot follow."""
+    if isinstance(rule, LocallyExact):
+        raise LinearBackpropError(
+            f"{where} cannot follow {rule!r}, which needs to see the whole model: use lb.convert or lb.collapse"
+        )
 
 
 def require_rule(rule: object) -> None:

@@ -155,11 +155,15 @@ def report(runs: Runs = Path("runs"), report: Report = Path("runs/report.html"))
 
 @app.command()
 def rules() -> None:
-    """List the backward rules: what each sends to a pre-activation a when h = f(a) receives g."""
+    """List the backward rules: what each sends to a pre-activation, or a layer's input, a when h receives g."""
     table = Table("rule", "cotangent of a", "where it is from", box=None, header_style="bold")
     for rule in lb.known_rules().values():
         table.add_row(_call(rule), rule.formula, rule.source)
     _console.print(table, highlight=False)
+    layers = Table("rule for layers", "cotangent of a", "where it is from", box=None, header_style="bold")
+    for layer in lb.LINEAR_LAYERS:
+        layers.add_row(repr(layer), layer.formula, layer.source)
+    _console.print("", layers, "\nIn Python: lb.convert(model, lb.Linear(), layers=lb.LINEAR_LAYERS)", highlight=False)
     _console.print("\nExamples for --rule:", *_RULE_EXAMPLES, sep="\n  ", highlight=False)
 
 

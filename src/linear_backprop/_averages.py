@@ -1,0 +1,121 @@
+"""Average pooling over the windows of max pooling, and its transpose.
+
+PyTorch's average pooling has no dilation, and none for three dimensions in half precision on the CPU. Its backward
+kernels need no more of the input than its shape, which autograd has no way to know: `spread` runs them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Sizes = int | tuple[int, ...]
+
+_backward = torch.ops.aten
+_adaptive: tuple[Callable[..., Tensor], ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a max pooling.
+
+    Attributes:
+        dims: How many dimensions count positions, the last ones: 1, 2 or 3.
+        kernel_size: As in max pooling, like all that follow; one number stands for all dimensions.
+        stride: None or () for the kernel's size.
+        padding: On both sides.
+        dilation: Between a window's positions.
+        ceil_mode: Whether a last window may reach beyond the padding.
+    """
+
+    dims: int
+    kernel_size: Sizes
+    stride: Sizes | None
+    padding: Sizes
+    dilation: Sizes
+    ceil_mode: bool
+
+    def have_a_kernel(self, a: Tensor) -> bool:
+        """Whether PyTorch has average pooling for them."""
+        half_precision = a.dtype in (torch.bfloat16, torch.float16)
+        missing = self.dims == 3 and half_precision and a.device.type == "cpu"
+        return not missing and all(gap == 1 for gap in self._each(self.dilation))
+
+    def average(self, a: Tensor) -> Tensor:
+        """The average over each window's positions inside the input; 0 where a window has none.
+
+        Args:
+            a: Shape (..., *positions).
+        """
+        stride = self.kernel_size if self.stride in (None, (), []) else self.stride
+        if self.have_a_kernel(a):
+            pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[self.dims - 1]
+            return pool(a, self.kernel_size, stride, self.padding, self.ceil_mode, count_include_pad=False)
+        # Windows are boxes, so their average is an average along one dimension after the other.
+        sizes, strides, pads, gaps = map(self._each, (self.kernel_size, stride, self.padding, self.dilation))
+        average = a.to(torch.promote_types(a.dtype, torch.float32))
+        for dim, along in enumerate(zip(sizes, strides, pads, gaps, strict=True), start=-self.dims):
+            last = average.transpose(dim, -1)
+            inside = _sums(average.new_ones(last.shape[-1]), *along, self.ceil_mode).clamp(min=1)
+            average = (_sums(last, *along, self.ceil_mode) / inside).transpose(dim, -1)
+        return average.to(a.dtype)
+
+    def spread(self, g: Tensor, like: Tensor) -> Tensor:
+        """The transpose of `average`, where they have a kernel: a tensor like `like`, whose values are not read."""
+        kernel = self._each(self.kernel_size)
+        stride = kernel if self.stride in (None, (), []) else self._each(self.stride)
+        padding, rest = self._each(self.padding), (self.ceil_mode, False, None)
+        if self.dims == 1:
+            flat = ((1, *kernel), (1, *stride), (0, *padding))
+            return _backward.avg_pool2d_backward(g.unsqueeze(-2), like.unsqueeze(-2), *flat, *rest).squeeze(-2)
+        spread = _backward.avg_pool2d_backward if self.dims == 2 else _backward.avg_pool3d_backward
+        return spread(g, like, kernel, stride, padding, *rest)
+
+    def _each(self, sizes: Sizes) -> tuple[int, ...]:
+        sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+        return sizes * self.dims if len(sizes) == 1 else sizes
+
+
+@dataclass(frozen=True)
+class AdaptiveWindows:
+    """The windows of an adaptive max pooling.
+
+    Attributes:
+        dims: How many dimensions count positions, the last ones: 1, 2 or 3.
+        output_size: As in adaptive max pooling.
+    """
+
+    dims: int
+    output_size: Sizes
+
+    def have_a_kernel(self, a: Tensor) -> bool:
+        """True: PyTorch has average pooling for them."""
+        return True
+
+    def average(self, a: Tensor) -> Tensor:
+        """The average over each window."""
+        return _adaptive[self.dims - 1](a, self.output_size)
+
+    def spread(self, g: Tensor, like: Tensor) -> Tensor:
+        """The transpose of `average`: a tensor like `like`, whose values are not read."""
+        if self.dims == 1:
+            return _backward._adaptive_avg_pool2d_backward(g.unsqueeze(-2), like.unsqueeze(-2)).squeeze(-2)
+        spread = _backward._adaptive_avg_pool2d_backward if self.dims == 2 else _backward._adaptive_avg_pool3d_backward
+        return spread(g, like)
+
+
+def _sums(a: Tensor, size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Tensor:
+    """The sum over each window along the last dimension, padded with zeros."""
+    length, extent = a.shape[-1], dilation * (size - 1) + 1
+    room = length + 2 * padding - extent
+    windows = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (windows - 1) * stride >= length + padding:  # such a window would lie beyond the input
+        windows -= 1
+    reach = (windows - 1) * stride + 1
+    padded = F.pad(a, (padding, reach + extent - 1 - length - padding))
+    starts = range(0, extent, dilation)
+    return sum((padded[..., start : start + reach : stride] for start in starts[1:]), padded[..., :reach:stride])

@@ -1,0 +1,151 @@
+"""Collapsing the upper part of a model: what lies below may be anything, and keeps its true derivatives."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import linear_backprop as lb
+
+N, C = 48, 3
+# float64 sums in another order.
+RTOL, ATOL = 1e-10, 1e-13
+
+
+class Mixed(nn.Module):
+    """Below: max pooling, layer norm, batch normalization in training mode; above: affine parts, a skip from below."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.low = nn.Tanh()
+        self.second = nn.Linear(4 * 9, 8)
+        self.middle = nn.ReLU(inplace)
+        self.third = nn.Linear(8, 8)
+        self.high = nn.SiLU(inplace)
+        self.head = nn.Linear(8, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.layer_norm(F.max_pool2d(self.low(self.norm(self.first(x))), 2).flatten(1), (36,))
+        skip = self.second(z)
+        h = self.middle(skip * 1)
+        return self.head(self.high(self.third(h) + skip) + 0.5 * skip + x.mean((1, 2, 3))[:, None])
+
+
+def mixed(inplace: bool = False) -> Mixed:
+    torch.manual_seed(0)
+    return Mixed(inplace).double()
+
+
+def gradients(model: nn.Module, run, x: Tensor, loss_fn) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    wanted = [x, *(p for p in model.parameters() if p.requires_grad)]
+    return list(torch.autograd.grad(loss_fn(run(x)), wanted))
+
+
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.MeanLinear()], ids=repr)
+@pytest.mark.parametrize("path", ["low", "middle"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_upper_part_collapses(rule: lb.BackwardRule, path: str, inplace: bool):
+    x, target = torch.randn(N, 2, 6, 6, dtype=torch.float64), torch.randint(C, (N,))
+    loss_fn = lambda y: F.cross_entropy(y, target)  # noqa: E731
+    model = mixed(inplace)
+    twin = copy.deepcopy(model)
+    lb.convert(twin, rule, where=lb.after(path))
+    fast = lb.collapse(model, rule, where=lb.after(path))
+    expected = gradients(twin, twin, x, loss_fn)
+    got = gradients(model, fast, x, loss_fn)
+    torch.testing.assert_close(got, expected, rtol=RTOL, atol=ATOL)
+    torch.testing.assert_close(dict(model.named_buffers()), dict(twin.named_buffers()), rtol=0, atol=0)
+
+
+def test_outputs_and_random_numbers_are_the_model_s():
+    """Dropout below draws for the batch once, and for the combined samples never."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    x = torch.randn(N, 3)
+    torch.manual_seed(1)
+    expected = model(x)
+    after = torch.rand(3)
+    fast = lb.collapse(model, where=lb.after("2"))
+    torch.manual_seed(1)
+    y = fast(x)
+    y.square().mean().backward()
+    assert torch.equal(y, expected)
+    assert torch.equal(torch.rand(3), after)
+
+
+def test_a_frozen_lower_part():
+    model = mixed()
+    model.first.requires_grad_(False)
+    model.norm.requires_grad_(False)
+    model.second.requires_grad_(False)
+    x = torch.randn(N, 2, 6, 6, dtype=torch.float64)
+    twin = copy.deepcopy(model)
+    lb.convert(twin, where=lb.after("middle"))
+    loss = lambda y: y.square().mean()  # noqa: E731
+    expected = torch.autograd.grad(loss(twin(x)), [*twin.third.parameters(), *twin.head.parameters()])
+    got = torch.autograd.grad(
+        loss(lb.collapse(model, where=lb.after("middle"))(x)), [*model.third.parameters(), *model.head.parameters()]
+    )
+    torch.testing.assert_close(got, expected, rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize("chain", [lb.Linear(), lb.MeanLinear()], ids=repr)
+def test_locally_exact_above_a_layer(chain: lb.BackwardRule):
+    """The collapsed chain and the batch itself sent down agree; below, derivatives are true."""
+    x, target = torch.randn(N, 2, 6, 6, dtype=torch.float64), torch.randint(C, (N,))
+    loss_fn = lambda y: F.cross_entropy(y, target)  # noqa: E731
+    found = []
+    for chain_pays in (False, True):
+        model = mixed()
+        fast = lb.collapse(model, lb.LocallyExact(chain), where=lb.after("low"))
+        with torch.no_grad():
+            fast(x)
+        found.append(gradients(model, forced(fast, x, chain_pays), x, loss_fn))
+    torch.testing.assert_close(*found, rtol=RTOL, atol=ATOL)
+    model = mixed()
+    true = gradients(model, model, x, loss_fn)
+    # The head sees no activation above it, so its gradient is Backprop's.
+    torch.testing.assert_close(found[0][-2:], true[-2:], rtol=RTOL, atol=ATOL)
+
+
+def forced(fast: lb.Collapsed, x: Tensor, chain_pays: bool) -> lb.Collapsed:
+    """The same with the C unit vectors sent down the chain, or the batch."""
+    fast(x)
+    costs = fast._costs
+    fast._costs = copy.copy(costs)
+    object.__setattr__(fast._costs, "aggregate", 0.0 if chain_pays else 1e12)
+    return fast
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("low", r"silu at 'high' is not selected|is not selected, but runs after tanh at 'low'"),
+        (
+            lambda path, module: False,
+            r"selects none of the activations: tanh at 'low', relu at 'middle', silu at 'high'",
+        ),
+    ],
+)
+def test_what_does_not_lie_above_is_refused(where, message: str):
+    with pytest.raises(lb.CollapseError, match=message):
+        lb.collapse(mixed(), where=where)(torch.randn(N, 2, 6, 6, dtype=torch.float64))
+
+
+def test_what_is_not_affine_above_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    with pytest.raises(lb.CollapseError, match="LayerNorm at '2' cannot be collapsed"):
+        lb.collapse(model, where=lb.after("0"))
+    lb.collapse(model, where=lb.after("2"))(torch.randn(N, 3))
+
+
+def test_accumulate_is_refused():
+    with (
+        pytest.raises(lb.LinearBackpropError, match="call backward\\(\\) for each"),
+        lb.collapse(mixed(), where=lb.after("low")).accumulate(),
+    ):
+        pass
