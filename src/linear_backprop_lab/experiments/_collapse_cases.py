@@ -59,10 +59,10 @@ def _smoke(case: Case) -> Case:
     )
 
 
-def _mlp(activation: str, hidden: tuple[int, ...], middle: str) -> Case:
+def _mlp(activation: str, hidden: tuple[int, ...], *more_methods: str) -> Case:
     return Case(
         model={"name": "mlp", "activation": activation, "widths": [3072, *hidden, 10]},
-        methods=(*_EVERYWHERE, "above:layers.1", f"above:{middle}"),
+        methods=(*_EVERYWHERE, "above:layers.1", "mean-above:layers.1", *more_methods),
         recipe=Recipe(epochs=3, batch_size=256, learning_rate=0, optimizer="adam", augment=False, channels_last=False),
         train_images=50_000,
         test_images=10_000,
@@ -82,19 +82,19 @@ def _convnet(model: dict[str, Any], *more_methods: str) -> Case:
     )
 
 
-# Collapsed above the lowest activation, and the exact derivative at that activation alone, give the same gradient.
 _CASES = (
-    _mlp("ReLU", (512,) * 3, "layers.3"),
-    _mlp("Tanh", (512,) * 3, "layers.3"),
-    _mlp("ReLU", (256,) * 8, "layers.7"),
-    _mlp("Tanh", (256,) * 8, "layers.7"),
+    _mlp("ReLU", (512,) * 3, "above:layers.3"),
+    _mlp("Tanh", (512,) * 3),
+    _mlp("ReLU", (256,) * 8),
+    _mlp("Tanh", (256,) * 8),
     _convnet(
         {"name": "vgg19", "width": 0.125, "pooling": "average", "batch_norm": False},
-        "local:features.1",
         *(f"above:features.{pooling}" for pooling in (4, 9, 18, 27)),
+        "mean-above:features.4",
     ),
     _convnet(
         {"name": "residual", "widths": [8, 16, 32], "normalization": "constant"},
         *(f"above:{stage}" for stage in ("stem", "stage1", "stage2")),
+        "mean-above:stem",
     ),
 )

@@ -11,34 +11,23 @@ import linear_backprop as lb
 
 Method = Callable[[nn.Module], nn.Module]
 
-_LOCAL_LINEAR, _LOCAL_MEAN = lb.LocallyExact(lb.Linear()), lb.LocallyExact(lb.MeanLinear())
-
 
 def _as_it_is(model: nn.Module) -> nn.Module:
     return model
 
 
-def _above(path: str) -> Method:
-    """Collapsed from what comes after the module at `path` on; what lies below runs with its true derivatives."""
-    return partial(lb.collapse, where=lb.after(path))
-
-
-def _local(glob: str) -> Method:
-    """Collapsed, the exact derivative used at the activations that match `glob` alone."""
-    return partial(lb.collapse, rule=_LOCAL_LINEAR, where=glob)
-
-
 _METHODS: dict[str, Method] = {
     "backprop": _as_it_is,
     "linear": lb.collapse,
-    "local-linear": partial(lb.collapse, rule=_LOCAL_LINEAR),
-    "local-mean": partial(lb.collapse, rule=_LOCAL_MEAN),
+    "local-linear": partial(lb.collapse, rule=lb.LocallyExact(lb.Linear())),
+    "local-mean": partial(lb.collapse, rule=lb.LocallyExact(lb.MeanLinear())),
 }
-_METHODS_AT: dict[str, Callable[[str], Method]] = {"above": _above, "local": _local}
+# Collapsed from what comes after a module on; what lies below runs with its true derivatives.
+_RULES_ABOVE: dict[str, lb.Linear | lb.MeanLinear] = {"above": lb.Linear(), "mean-above": lb.MeanLinear()}
 
 
 def method_named(name: str) -> Method:
-    """The method behind a name: backprop, linear, local-linear, local-mean, above:<path> or local:<glob>.
+    """The method behind a name: backprop, linear, local-linear, local-mean, above:<path> or mean-above:<path>.
 
     Raises:
         ValueError: No method has the name.
@@ -46,7 +35,7 @@ def method_named(name: str) -> Method:
     if name in _METHODS:
         return _METHODS[name]
     kind, _, path = name.partition(":")
-    if kind not in _METHODS_AT or not path:
-        known = [*_METHODS, *(f"{kind}:<path>" for kind in _METHODS_AT)]
+    if kind not in _RULES_ABOVE or not path:
+        known = [*_METHODS, *(f"{kind}:<path>" for kind in _RULES_ABOVE)]
         raise ValueError(f"no method is named {name!r}; use {', '.join(known)}")
-    return _METHODS_AT[kind](path)
+    return partial(lb.collapse, rule=_RULES_ABOVE[kind], where=lb.after(path))

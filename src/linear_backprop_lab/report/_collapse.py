@@ -21,8 +21,8 @@ _COLORS = {
     "linear": RULE_COLORS["Linear()"],
     "local-linear": "#159a76",
     "local-mean": "#a663cc",
-    "local": "#a07d00",
     "above": "#808080",
+    "mean-above": "#a07d00",
 }
 _LINE_STYLES = ("-", "--", ":", "-.")
 
@@ -51,7 +51,7 @@ def _asked(runs: Sequence[Run]) -> str:
         "Linear Backprop's backward pass can be collapsed to as many samples as there are classes, which makes a "
         "step cost little more than inference. Is anything lost in learning, and does the cheaper step pay? All "
         "methods but Backprop are collapsed: Linear everywhere; LocallyExact, a linear chain with each layer's own "
-        "exact derivative; or exact up to a layer and Linear above it. Every method "
+        "exact derivative; or exact up to a layer and linear above it. Every method "
         f"trains the same models with Adam, each at the learning rate{sweep} that was best in a shorter "
         "training (seed 0) on images held out of the training set; then once a seed, tested after every epoch on the "
         "test images. Seeds share initialisation and the order of the images across methods. The runs shared their "

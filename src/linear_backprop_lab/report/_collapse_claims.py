@@ -19,8 +19,8 @@ _CLAIMS = {
     "linear": "Linear Backprop, collapsed, reaches Backprop's accuracy.",
     "local-linear": "LocallyExact(Linear), collapsed, reaches Backprop's accuracy.",
     "local-mean": "LocallyExact(MeanLinear), collapsed, reaches Backprop's accuracy.",
-    "local": "The exact derivative at the lowest activation alone, Linear elsewhere, reaches Backprop's accuracy.",
-    "above": "Exact up to a layer and collapsed above it, a network reaches Backprop's accuracy, whatever the layer.",
+    "above": "Exact up to a layer and Linear above it, a network reaches Backprop's accuracy, whatever the layer.",
+    "mean-above": "Exact up to the lowest layers and MeanLinear above, it does so, too.",
 }
 _PAPER = {"linear": "“learning with Linear Backprop is competitive with Backprop” (abstract)"}
 

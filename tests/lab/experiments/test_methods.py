@@ -1,19 +1,12 @@
-import inspect
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-import linear_backprop as lb
 from linear_backprop_lab.experiments._building import build_model
 from linear_backprop_lab.experiments._methods import method_named
 
 MLP = {"name": "mlp", "activation": "Tanh", "widths": [3072, 9, 8, 7, 10]}
-needs_partial_collapse = pytest.mark.skipif(
-    "where" not in inspect.signature(lb.collapse).parameters, reason="collapse takes no `where` yet"
-)
 ONE, EXACT, MEAN = "1", "f'(a)", "mean f'(a)"
 
 
@@ -52,9 +45,9 @@ def gradients_by_hand(model, images, labels, to_parameters, to_chain):
         ("linear", [ONE] * 3, [ONE] * 3),
         ("local-linear", [EXACT] * 3, [ONE] * 3),
         ("local-mean", [EXACT] * 3, [MEAN] * 3),
-        pytest.param("above:layers.1", [EXACT, ONE, ONE], [EXACT, ONE, ONE], marks=needs_partial_collapse),
-        pytest.param("above:layers.3", [EXACT, EXACT, ONE], [EXACT, EXACT, ONE], marks=needs_partial_collapse),
-        pytest.param("local:layers.3", [ONE, EXACT, ONE], [ONE] * 3, marks=needs_partial_collapse),
+        ("above:layers.1", [EXACT, ONE, ONE], [EXACT, ONE, ONE]),
+        ("above:layers.3", [EXACT, EXACT, ONE], [EXACT, EXACT, ONE]),
+        ("mean-above:layers.1", [EXACT, MEAN, MEAN], [EXACT, MEAN, MEAN]),
     ],
 )
 def test_a_method_gives_the_gradients_written_out_in_numpy(method, to_parameters, to_chain):
@@ -68,19 +61,7 @@ def test_a_method_gives_the_gradients_written_out_in_numpy(method, to_parameters
         np.testing.assert_allclose(parameter.grad.numpy(), gradient, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "method, rule, where",
-    [("above:stage1", None, lb.after("stage1")), ("local:layers.1", lb.LocallyExact(lb.Linear()), "layers.1")],
-)
-def test_what_is_collapsed_is_chosen_by_path(monkeypatch, method, rule, where):
-    asked = []
-    monkeypatch.setattr(lb, "collapse", lambda model, **options: asked.append(options) or model)
-    model = nn.Linear(2, 2)
-    assert method_named(method)(model) is model
-    assert asked == [{"where": where} if rule is None else {"rule": rule, "where": where}]
-
-
-@pytest.mark.parametrize("name", ["nonsense", "above", "above:", "linear:layers.1"])
+@pytest.mark.parametrize("name", ["nonsense", "above", "above:", "linear:layers.1", "local:layers.1"])
 def test_unknown_names_list_the_known_ones(name):
     with pytest.raises(ValueError, match=rf"no method is named '{name}'; use backprop, linear, .*above:<path>"):
         method_named(name)
