@@ -167,7 +167,10 @@ class Study:
 
 
 def studies(runs: Sequence[Run]) -> list[Study]:
-    """From all runs of the experiment, those of the sweep and the timing included; in the order of their names."""
+    """From all runs of the experiment, those of the sweep and the timing included; in the order of their names.
+
+    Of a model that was studied at several scales, the one with the most training counts.
+    """
     parts: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         parts[run.config["part"]].append(run)
@@ -175,7 +178,13 @@ def studies(runs: Sequence[Run]) -> list[Study]:
     for run in parts["train"]:
         groups[_same(run)][run.config["method"]].append(run)
     found = [_study(group, parts["sweep"], parts["timing"]) for group in groups.values()]
-    return sorted(found, key=lambda study: study.name)
+    fullest = {study.name: study for study in sorted(found, key=_training)}
+    return [fullest[name] for name in sorted(fullest)]
+
+
+def _training(study: Study) -> int:
+    """How many images every run of it sees."""
+    return study.config["train_images"] * study.config["recipe"]["epochs"]
 
 
 def _size(model: dict[str, Any]) -> str:

@@ -63,6 +63,15 @@ def verdicts(runs):
     return {claim.claim: claim.verdict for claim in collapse(runs).claims}
 
 
+def test_of_several_scales_the_one_with_the_most_training_counts(tmp_path):
+    shorter = Run(tmp_path, {**config("train", "backprop", 1e-3, 0, MODEL), "train_images": 20})
+    shorter.start()
+    shorter.log(epoch=1, test_accuracy=0.9)
+    shorter.close(source="made up", status="finished", test_accuracy=0.9)
+    for runs in ([shorter, *backprop(tmp_path / "1")], [*backprop(tmp_path / "2"), shorter]):
+        assert of(runs, "backprop").accuracy == pytest.approx(0.5)
+
+
 def test_means_and_standard_errors_are_those_of_numpy(tmp_path):
     each = of(backprop(tmp_path), "backprop")
     assert each.accuracy == pytest.approx(np.mean([0.48, 0.50, 0.52]))
