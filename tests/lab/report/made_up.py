@@ -56,6 +56,7 @@ def sweep_run(
     """
     network = {"batch_norm": batch_norm, "width": 0.5} if experiment == "vgg19" else {"inflate": 1}
     recipe = {"batch_size": 128, "learning_rate": learning_rate, "weight_decay": penalty, "seed": seed}
+    recipe["precision"] = "float32"
     config = {
         "experiment": experiment,
         "data": "cifar10",
