@@ -55,6 +55,7 @@ def collapse(
     layers: Iterable[LayerRule] = (),
     *,
     process_group: dist.ProcessGroup | None = None,
+    always: bool = False,
     check: bool = False,
 ) -> Collapsed:
     """The same model with Linear Backprop's gradients at the cost of C samples.
@@ -81,6 +82,7 @@ def collapse(
         layers: Rules for layers that are not elementwise, as in `convert`.
         process_group: The gradients become the mean over these workers, as under DDP, by sending the aggregates:
             C + 1 samples' activations in place of a gradient the size of the model.
+        always: Collapse also where the ordinary backward pass would be cheaper.
         check: Verify at every step, not only the first, that what lies between activations is affine. Slow.
 
     Raises:
@@ -93,7 +95,7 @@ def collapse(
         raise LinearBackpropError(
             f"collapse takes Linear(), MeanLinear() or LocallyExact(...), got {rule!r}; use convert for others"
         )
-    return Collapsed(model, rule, where, require_layers(layers), process_group, check)
+    return Collapsed(model, rule, where, require_layers(layers), process_group, always, check)
 
 
 class Collapsed(nn.Module):
@@ -106,13 +108,14 @@ class Collapsed(nn.Module):
         where: Where,
         layers: tuple[LayerRule, ...],
         process_group: dist.ProcessGroup | None,
+        always: bool,
         check: bool,
     ) -> None:
         super().__init__()
         if is_converted(model):
             raise CollapseError("the model is converted, and collapse puts its own rule on it; remove() that first")
         self.rule, self.where, self.layers, self.check = rule, where, layers, check
-        self.process_group = process_group
+        self.process_group, self.always = process_group, always
         # The very same dictionaries: what either of the two changes, both have.
         self.model: nn.Module
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
@@ -141,13 +144,13 @@ class Collapsed(nn.Module):
         if self._costs is None or self.check:
             refuse_what_is_not_affine(self.model, self._selects, self.layers)
             self._costs = look(self.model, inputs, self._selects, self.layers)
+        collapses = self.collapses(len(inputs[0]))
         if isinstance(self.rule, LocallyExact):
-            chained = not self._costs.chain_pays(len(inputs[0]))
             return run_locally(
                 *(self.model, self.model, self.rule, inputs, {}, self.layers),
-                *(self._costs.seam, chained, self.process_group),
+                *(self._costs.seam, not collapses, self.process_group),
             )
-        if self.pending is None and self.process_group is None and not self._costs.collapse_pays(len(inputs[0])):
+        if not collapses:
             return self._ordinary(inputs)
         recorder = Recorder(self.layers, self._costs.seam, self.rule)
         with recorder:
@@ -155,6 +158,20 @@ class Collapsed(nn.Module):
         step, leaves = _Pass.of(self, recorder, inputs), [*inputs, *recorder.boundary.crossed]
         values = [z.detach() for z in leaves] + recorder.emitted()
         return _Collapse.apply(step, values, y.detach(), *leaves, *step.parameters)
+
+    def collapses(self, samples: int) -> bool:
+        """Whether a batch of so many samples is collapsed, or takes the ordinary backward pass; after a first call.
+
+        Raises:
+            LinearBackpropError: There was no call yet since the model was made or its training mode set.
+        """
+        if self._costs is None:
+            raise LinearBackpropError("collapses() knows the model only once it has run on a batch; call it first")
+        if self.always or self.pending is not None:
+            return True
+        if isinstance(self.rule, LocallyExact):
+            return self._costs.chain_pays(samples)
+        return self.process_group is not None or self._costs.collapse_pays(samples)
 
     @contextmanager
     def accumulate(self) -> Generator[None]:

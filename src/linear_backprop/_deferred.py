@@ -23,9 +23,14 @@ _DEFAULTS: dict[str, Any] = {"bias": None, "stride": 1, "padding": 0, "dilation"
 
 
 class Deferral:
-    """The calls of one run whose values wait."""
+    """The calls of one run whose values wait.
 
-    def __init__(self) -> None:
+    Args:
+        of_parameters: Whether weights and biases are to get gradients.
+    """
+
+    def __init__(self, of_parameters: bool) -> None:
+        self.of_parameters = of_parameters
         self._waiting: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
 
     def run(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -35,6 +40,8 @@ class Deferral:
         if not _can_wait(function, call):
             return function(*args, **kwargs)
         x, weight, bias = (_as_autocast(call[name]) for name in _PARAMETERS[:3])
+        if not self.of_parameters:
+            weight, bias = (p if p is None else p.detach() for p in (weight, bias))
         unset: Tensor = _Unset.apply(_Affine.of(function, call), x, weight, bias)
         self._waiting[id(unset)] = (unset, lambda: function(*args, **kwargs))
         return unset

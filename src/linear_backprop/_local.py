@@ -183,13 +183,13 @@ class _Pass:
         self.autocast = autocast_as_now(outputs[0].device.type)
         self.seen = cutter.seen if process_group is None else mean_slopes(cutter.seen, process_group)
 
-    def chain(self, g: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def chain(self, g: Sequence[Tensor]) -> tuple[Sequence[Tensor | None], list[Tensor]]:
         """The cotangents that the chain brings to the leaves and to every activation h."""
         if self.cutter.chained:
             return self._sent_down(g)
         maps = self._maps(g[0].dim() - 1)
         count = len(self.leaves)
-        of_leaves = [spread(p, g[0], z) for p, z in zip(maps, self.leaves, strict=False)]
+        of_leaves = [spread(p, g[0], z) if z.requires_grad else None for p, z in zip(maps, self.leaves, strict=False)]
         return of_leaves, [spread(maps[count + cut.position], g[0], cut.own) for cut in self.cutter.cuts]
 
     def _sent_down(self, g: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -230,7 +230,7 @@ class _Pass:
             undisturbed(self.model, inputs if boundary.seam.activations else []),
             self.autocast(),
             torch.enable_grad(),
-            Emitter(self.cutter.layers, self.seen, zeros, boundary.seam, crossed) as emitter,
+            Emitter(self.cutter.layers, self.seen, zeros, boundary.seam, crossed, of_parameters=False) as emitter,
         ):
             outputs: Tensor = self.model(*inputs)
         unit = torch.eye(y.shape[-1], dtype=outputs.dtype, device=y.device).view_as(outputs)

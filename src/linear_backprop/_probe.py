@@ -182,7 +182,7 @@ def _verify(model: nn.Module, few: list[Tensor], layers: Sequence[LayerRule], se
     emitted = [mix(weights, h, leading) for h in recorder.emitted()]
     given = [mix(weights, z.detach(), leading) for z in recorder.boundary.crossed]
     combinations = [mix(weights, x, leading) for x in few]
-    with Emitter(layers, recorder.seen, emitted, seam, given, inspect):
+    with Emitter(layers, recorder.seen, emitted, seam, given, inspect=inspect):
         combined = model(*combinations)
     inspect(len(names), combined)
     size = sum(h.numel() for h in emitted) / 2

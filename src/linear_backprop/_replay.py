@@ -158,6 +158,7 @@ class Emitter(Run):
         emitted: What those that emit something are to emit.
         seam: Where the upper part begins.
         given: What crosses the boundary.
+        of_parameters: Whether parameters are to get gradients, or only what is given and emitted.
         inspect: Told of every non-linearity's position and input. Everything is computed then, even what
             serves no gradient.
     """
@@ -169,6 +170,8 @@ class Emitter(Run):
         emitted: Sequence[Tensor],
         seam: Seam,
         given: list[Tensor],
+        *,
+        of_parameters: bool = True,
         inspect: Callable[[int, Tensor], None] | None = None,
     ) -> None:
         super().__init__(Boundary(seam, grad_below=False, grad_above=inspect is None, given=given))
@@ -178,7 +181,7 @@ class Emitter(Run):
         self.outputs: list[Tensor] = []
         self._position = 0
         self._to_emit = iter(emitted)
-        self._deferral = Deferral()
+        self._deferral = Deferral(of_parameters)
 
     def above(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the call, or emit."""

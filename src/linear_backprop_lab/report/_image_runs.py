@@ -110,8 +110,8 @@ def scale(runs: Sequence[Run]) -> str:
     sources = "; ".join(sorted({run.record["source"] for run in runs}))
     here = (
         f"{size}, {config['train_images']:,} training images, {', '.join(map(str, sorted({*map(epochs, runs)})))} "
-        f"epochs, batches of {config['recipe']['batch_size']}, vanilla SGD, learning rates {rates}, l2 penalties "
-        f"{penalties}. Data: {sources}."
+        f"epochs, batches of {config['recipe']['batch_size']}, vanilla SGD in "
+        f"{config['recipe']['precision']}, learning rates {rates}, l2 penalties {penalties}. Data: {sources}."
     )
     if model.get("width", 1) == 1 and model.get("inflate", 5) == 5 and min(map(epochs, runs)) >= 100:
         return f"At the paper's scale: {here} The paper trains on all 50,000 images; 5,000 are held out here."

@@ -1,0 +1,119 @@
+"""Collapse over several workers: two processes equal one on the union of their batches, and send aggregates alone."""
+
+import itertools
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import linear_backprop as lb
+
+WORKERS, N, WIDTH, C = 2, 64, 200, 4
+RULES = {
+    "linear": lb.Linear(),
+    "mean": lb.MeanLinear(),
+    "local": lb.LocallyExact(),
+    "local-mean": lb.LocallyExact(lb.MeanLinear()),
+    "micro-batches": lb.Linear(),
+}
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    widths = [12, WIDTH, WIDTH]
+    layers = [m for n, k in itertools.pairwise(widths) for m in (nn.Linear(n, k), nn.Tanh())]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, C)).double()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(N, 12, generator=generator, dtype=torch.float64), torch.randint(C, (N,), generator=generator)
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORKERS)
+    try:
+        results = {kind: collapsed(kind, rank) for kind in RULES}
+        results["ddp"] = ordinary(rank)
+        torch.save(results, f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def collapsed(kind: str, rank: int) -> dict:
+    """Gradients of this worker's part, and the bytes that its collectives were given."""
+    sent, all_reduce = 0, dist.all_reduce
+
+    def counted(tensor: Tensor, *args, **kwargs):
+        nonlocal sent
+        sent += tensor.numel() * tensor.element_size()
+        return all_reduce(tensor, *args, **kwargs)
+
+    model = net()
+    x, target = (part.chunk(WORKERS)[rank] for part in batch())
+    fast = lb.collapse(model, RULES[kind], process_group=dist.group.WORLD)
+    dist.all_reduce = counted
+    try:
+        if kind == "micro-batches":
+            with fast.accumulate():
+                for part, labels in zip(x.split(10), target.split(10), strict=True):
+                    (F.cross_entropy(fast(part), labels, reduction="sum") / len(x)).backward()
+        else:
+            F.cross_entropy(fast(x), target).backward()
+    finally:
+        dist.all_reduce = all_reduce
+    return {"gradients": [p.grad for p in model.parameters()], "sent": sent}
+
+
+def ordinary(rank: int) -> dict:
+    """The same under DDP."""
+    sent = 0
+
+    def hook(group: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        nonlocal sent
+        sent += bucket.buffer().numel() * bucket.buffer().element_size()
+        return allreduce_hook(group, bucket)
+
+    model = net()
+    run = DistributedDataParallel(model)
+    run.register_comm_hook(None, hook)
+    x, target = (part.chunk(WORKERS)[rank] for part in batch())
+    F.cross_entropy(run(x), target).backward()
+    return {"gradients": [p.grad for p in model.parameters()], "sent": sent}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What every worker found."""
+    if not dist.is_available():
+        pytest.skip("torch was built without torch.distributed")
+    folder = tmp_path_factory.mktemp("workers")
+    mp.spawn(worker, args=(str(folder),), nprocs=WORKERS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORKERS)]
+
+
+@pytest.mark.xdist_group("workers")
+@pytest.mark.parametrize("kind", RULES)
+def test_two_processes_equal_one(kind: str, results: list[dict]):
+    model = net()
+    x, target = batch()
+    with lb.convert(model, RULES[kind]):
+        F.cross_entropy(model(x), target).backward()
+    expected = [p.grad for p in model.parameters()]
+    for got in results:
+        # float64 sums in another order.
+        torch.testing.assert_close(got[kind]["gradients"], expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.xdist_group("workers")
+def test_what_is_sent(results: list[dict]):
+    """(C + 1) samples of inputs and activations, and 2 C + 1 sums, against every parameter."""
+    assert results[0]["linear"]["sent"] == 8 * ((C + 1) * (12 + 2 * WIDTH) + 2 * C + 1)
+    assert results[0]["ddp"]["sent"] == 8 * sum(p.numel() for p in net().parameters())
+    assert results[0]["ddp"]["sent"] > 20 * results[0]["linear"]["sent"]
