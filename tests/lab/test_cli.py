@@ -169,7 +169,7 @@ def test_help_names_every_experiment_and_gives_examples(linear_backprop):
     "names, expected",
     [
         ([], ["fig1", "images"]),
-        (["all"], ["fig1", "images", "fig2", "fig3-left", "fig3-right", "fig4", "bnn"]),
+        (["all"], ["fig1", "images", "fig2", "fig3-left", "fig3-right", "fig4", "bnn", "collapse"]),
         (["fig4", "fig2"], ["fig2", "fig4"]),
         (["images", "fig1-right", "fig1"], ["fig1", "images"]),
         (["fig1-left"], ["fig1"]),
@@ -220,8 +220,8 @@ def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkey
     options = ("--offline", "--runs", tmp_path / "runs", "--report", tmp_path / "REPORT.md")
     code, printed = linear_backprop("reproduce", "all", "--scale", "smoke", *options)
     assert code == 0
-    assert "27 runs, 0 of them complete; 12 more follow at the settings that turn out best; about " in printed
-    assert "12 runs, 0 of them complete; about " in printed
+    assert "69 runs, 0 of them complete; 54 more follow at the settings that turn out best; about " in printed
+    assert "54 runs, 0 of them complete; about " in printed
     report = (tmp_path / "REPORT.md").read_text()
     titles = re.findall("^## (.*)$", report, flags=re.MULTILINE)
     assert [title.split(":")[0] for title in titles if title.startswith(("Figure", "Binarized"))] == [
