@@ -232,7 +232,7 @@ def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkey
         "Figure 4",
         "Binarized ResNet-18 with hard tanh",
     ]
-    assert len(list(runs_below(tmp_path / "runs"))) == 39
+    assert len(list(runs_below(tmp_path / "runs"))) == 123
 
 
 def wait_for_lines(process, root, count):
