@@ -20,7 +20,7 @@ from linear_backprop.diagnostics import Alignment, gradient_alignment
 from linear_backprop_lab._own_model import OwnModelError, converted, own_model
 from linear_backprop_lab._running import perform, plan
 from linear_backprop_lab.data import DataError
-from linear_backprop_lab.experiments import EXPERIMENTS, experiments_named
+from linear_backprop_lab.experiments import EXPERIMENTS, Scale, awaited, experiments_named, stages_of, workload
 from linear_backprop_lab.records import RunError
 from linear_backprop_lab.report import ReportError, check_report_path, gather, write_report
 
@@ -105,8 +105,12 @@ For example:\n\n[bold]linear-backprop reproduce[/]
 def reproduce(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT", help="Which experiments, listed below; all of them if none is named."),
+        typer.Argument(metavar="EXPERIMENT", help="Which, listed below, or all; fig1 and images if none is named."),
     ] = None,
+    scale: Annotated[
+        Scale,
+        typer.Option(help="smoke: seconds, to see it run; cpu: minutes on two cores; paper: the paper's own settings."),
+    ] = Scale.CPU,
     data: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="CIFAR-10's binary files: the folder cifar-10-batches-bin, or its parent."),
@@ -124,10 +128,12 @@ def reproduce(
     with _usage():
         chosen = experiments_named(experiments or [])
         check_report_path(report)
-    jobs = [job for experiment in chosen for job in experiment.jobs(runs, data, not offline)]
-    _console.print(plan(jobs))
+    settings = (chosen, runs, scale, data, not offline)
     try:
-        perform(jobs, _console)
+        for jobs in stages_of(*settings):
+            _console.print(plan(jobs))
+            _console.print(workload(jobs, awaited(*settings)), highlight=False)
+            perform(jobs, _console)
     except KeyboardInterrupt:
         _console.print("\ninterrupted; every record is whole: give the same command again to go on")
         raise typer.Exit(_INTERRUPTED) from None

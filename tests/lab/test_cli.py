@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from lab.report.made_up import image_config, image_run
 from rich.console import Console
 
 from linear_backprop_lab import cli
-from linear_backprop_lab.experiments import EXPERIMENTS, Experiment, Job, experiment_names, experiments_named
+from linear_backprop_lab.experiments import EXPERIMENTS, Experiment, Job, Scale, experiment_names, experiments_named
+from linear_backprop_lab.experiments._image_run import image_job
 from linear_backprop_lab.records import Run, runs_below
 
 COMMAND = [sys.executable, "-c", "from linear_backprop_lab.cli import main; main()"]
@@ -44,11 +46,11 @@ def two_runs(tmp_path, monkeypatch):
         image_run(tmp_path / "runs", rule, [(2.3, 0.1), (2.2, 0.2)])
         on_step(1)
 
-    def jobs(root, data, download):
+    def jobs(root, scale, data, download):
         rules = ("Exact()", "Linear()")
         return [Job(Run(root, image_config(rule)), f"a run under {rule}", 1, partial(make, rule)) for rule in rules]
 
-    experiment = Experiment("made-up", "two runs", (), jobs)
+    experiment = Experiment("made-up", "two runs", (), "images", jobs, image_job)
     monkeypatch.setattr(cli, "experiments_named", lambda names: [experiment])
     return made
 
@@ -168,7 +170,8 @@ def test_help_names_every_experiment_and_gives_examples(linear_backprop):
     "names, expected",
     [
         ([], ["fig1", "images"]),
-        (["all"], ["fig1", "images"]),
+        (["all"], ["fig1", "images", "fig2", "fig3-left", "fig3-right", "fig4", "bnn", "collapse"]),
+        (["fig4", "fig2"], ["fig2", "fig4"]),
         (["images", "fig1-right", "fig1"], ["fig1", "images"]),
         (["fig1-left"], ["fig1"]),
     ],
@@ -181,7 +184,7 @@ def test_runs_of_images_differ_in_what_is_compared_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (images,) = (experiment for experiment in EXPERIMENTS if experiment.name == "images")
-    configs = [job.run.config for job in images.jobs(tmp_path, None, False)]
+    configs = [job.run.config for job in images.jobs(tmp_path, Scale.CPU, None, False)]
     varied = {(c["rule"], c["model"]["batch_norm"], c["recipe"]["learning_rate"]) for c in configs}
     assert len(varied) == len(configs) == 8
     for config in configs:
@@ -210,6 +213,27 @@ def test_an_interrupt_leaves_records_whole_and_the_next_call_goes_on(tmp_path):
         assert list(runs_below(tmp_path / "runs")) == []
         assert not (tmp_path / "report.html").exists()
         check_whole(tmp_path / "runs", epochs)
+
+
+def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkeypatch):
+    monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = ("--offline", "--runs", tmp_path / "runs", "--report", tmp_path / "REPORT.md")
+    code, printed = linear_backprop("reproduce", "all", "--scale", "smoke", *options)
+    assert code == 0
+    assert "69 runs, 0 of them complete; 54 more follow at the settings that turn out best; about " in printed
+    assert "54 runs, 0 of them complete; about " in printed
+    report = (tmp_path / "REPORT.md").read_text()
+    titles = re.findall("^## (.*)$", report, flags=re.MULTILINE)
+    assert [title.split(":")[0] for title in titles if title.startswith(("Figure", "Binarized"))] == [
+        "Figure 1",
+        "Figure 2",
+        "Figure 3, left",
+        "Figure 3, right",
+        "Figure 4",
+        "Binarized ResNet-18 with hard tanh",
+    ]
+    assert len(list(runs_below(tmp_path / "runs"))) == 123
 
 
 def wait_for_lines(process, root, count):
