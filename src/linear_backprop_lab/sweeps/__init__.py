@@ -1,0 +1,10 @@
+"""Sweeps: many runs, each made once, on this machine or on a cluster."""
+
+from ._attempt import Outcome as Outcome
+from ._attempt import attempt as attempt
+from ._local import default_workers as default_workers
+from ._local import run_here as run_here
+from ._local import run_in_processes as run_in_processes
+from ._ray import RayMissingError as RayMissingError
+from ._ray import run_on_ray as run_on_ray
+from ._sweep import Sweep as Sweep
