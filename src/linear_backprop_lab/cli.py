@@ -20,7 +20,7 @@ from linear_backprop.diagnostics import Alignment, gradient_alignment
 from linear_backprop_lab._own_model import OwnModelError, converted, own_model
 from linear_backprop_lab._running import perform, plan
 from linear_backprop_lab.data import DataError
-from linear_backprop_lab.experiments import EXPERIMENTS, experiments_named
+from linear_backprop_lab.experiments import EXPERIMENTS, Scale, experiments_named, jobs_of
 from linear_backprop_lab.records import RunError
 from linear_backprop_lab.report import ReportError, check_report_path, gather, write_report
 
@@ -107,6 +107,10 @@ def reproduce(
         list[str] | None,
         typer.Argument(metavar="EXPERIMENT", help="Which experiments, listed below; all of them if none is named."),
     ] = None,
+    scale: Annotated[
+        Scale,
+        typer.Option(help="smoke: seconds, to see it run; cpu: minutes on two cores; paper: the paper's own settings."),
+    ] = Scale.CPU,
     data: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="CIFAR-10's binary files: the folder cifar-10-batches-bin, or its parent."),
@@ -124,7 +128,7 @@ def reproduce(
     with _usage():
         chosen = experiments_named(experiments or [])
         check_report_path(report)
-    jobs = [job for experiment in chosen for job in experiment.jobs(runs, data, not offline)]
+    jobs = jobs_of(chosen, runs, scale, data, not offline)
     _console.print(plan(jobs))
     try:
         perform(jobs, _console)

@@ -14,7 +14,8 @@ from lab.report.made_up import image_config, image_run
 from rich.console import Console
 
 from linear_backprop_lab import cli
-from linear_backprop_lab.experiments import EXPERIMENTS, Experiment, Job, experiment_names, experiments_named
+from linear_backprop_lab.experiments import EXPERIMENTS, Experiment, Job, Scale, experiment_names, experiments_named
+from linear_backprop_lab.experiments._image_run import image_job
 from linear_backprop_lab.records import Run, runs_below
 
 COMMAND = [sys.executable, "-c", "from linear_backprop_lab.cli import main; main()"]
@@ -44,11 +45,11 @@ def two_runs(tmp_path, monkeypatch):
         image_run(tmp_path / "runs", rule, [(2.3, 0.1), (2.2, 0.2)])
         on_step(1)
 
-    def jobs(root, data, download):
+    def jobs(root, scale, data, download):
         rules = ("Exact()", "Linear()")
         return [Job(Run(root, image_config(rule)), f"a run under {rule}", 1, partial(make, rule)) for rule in rules]
 
-    experiment = Experiment("made-up", "two runs", (), jobs)
+    experiment = Experiment("made-up", "two runs", (), "images", jobs, image_job)
     monkeypatch.setattr(cli, "experiments_named", lambda names: [experiment])
     return made
 
@@ -180,7 +181,7 @@ def test_runs_of_images_differ_in_what_is_compared_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (images,) = (experiment for experiment in EXPERIMENTS if experiment.name == "images")
-    configs = [job.run.config for job in images.jobs(tmp_path, None, False)]
+    configs = [job.run.config for job in images.jobs(tmp_path, Scale.CPU, None, False)]
     varied = {(c["rule"], c["model"]["batch_norm"], c["recipe"]["learning_rate"]) for c in configs}
     assert len(varied) == len(configs) == 8
     for config in configs:

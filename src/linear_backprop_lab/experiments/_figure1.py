@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -68,9 +68,16 @@ def figure1_jobs(root: Path, *, initialisations: int = _INITIALISATIONS, max_ste
         max_steps: The most steps a network takes; one that has not arrived then is recorded as it is.
     """
     return [
-        _job(root, _config(activation, rule, initialisations, max_steps))
+        figure1_job(root, _config(activation, rule, initialisations, max_steps))
         for activation, rule in itertools.product(_ACTIVATIONS, _RULES)
     ]
+
+
+def figure1_job(root: Path, config: Mapping[str, Any]) -> Job:
+    """The job of one configuration, as `figure1_jobs` makes them."""
+    run = Run(root, config)
+    label = f"{len(config['seeds'])} MLPs, {config['activation']}, {config['rule']}"
+    return Job(run=run, label=label, steps=config["max_steps"], perform=partial(_perform, run))
 
 
 def _config(activation: str, rule: lb.BackwardRule, initialisations: int, max_steps: int) -> dict[str, Any]:
@@ -85,12 +92,6 @@ def _config(activation: str, rule: lb.BackwardRule, initialisations: int, max_st
         "tolerance": _TOLERANCE,
         "max_steps": max_steps,
     }
-
-
-def _job(root: Path, config: dict[str, Any]) -> Job:
-    run = Run(root, config)
-    label = f"{len(config['seeds'])} MLPs, {config['activation']}, {config['rule']}"
-    return Job(run=run, label=label, steps=config["max_steps"], perform=partial(_perform, run))
 
 
 @contextmanager

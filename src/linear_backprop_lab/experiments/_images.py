@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 import linear_backprop as lb
-from linear_backprop_lab.data import ImageDataset
-from linear_backprop_lab.models import vgg19
-from linear_backprop_lab.records import Run
-from linear_backprop_lab.training import Recipe, train
+from linear_backprop_lab.data import ImageDataset, load_images
+from linear_backprop_lab.training import Recipe
 
-from ._job import Job, OnStep
+from ._image_run import image_job
+from ._job import Job
+from ._scale import Scale
 
 NAME = "images"
 
@@ -28,18 +24,20 @@ _LEARNING_RATES = (0.002, 0.02)
 _EPOCHS = 4
 
 
-def images_jobs(root: Path, data: ImageDataset) -> list[Job]:
+def images_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
     """The runs of the experiment: with and without batch normalization, both rules, each learning rate.
 
-    The paper chooses the learning rate for each rule; so can the report. Runs that differ in the rule
-    alone start from the same weights and see the same images in the same order.
+    The paper chooses the learning rate for each rule; so can the report.
 
     Args:
         root: The folder all records lie in.
-        data: CIFAR-10, or digits in its place; the configurations differ in its name alone.
+        scale: This comparison has one size.
+        data: The folder of CIFAR-10; None to look for it, and to take digits in its place.
+        download: Whether it may be downloaded.
     """
+    found = load_images(data, download=download)
     grid = itertools.product((True, False), _LEARNING_RATES, _RULES)
-    return [_job(root, data, _config(data, *settings)) for settings in grid]
+    return [image_job(root, _config(found, *settings), data, download) for settings in grid]
 
 
 def _config(data: ImageDataset, batch_norm: bool, learning_rate: float, rule: lb.BackwardRule) -> dict[str, Any]:
@@ -52,31 +50,3 @@ def _config(data: ImageDataset, batch_norm: bool, learning_rate: float, rule: lb
         "rule": repr(rule),
         "recipe": asdict(Recipe(epochs=_EPOCHS, learning_rate=learning_rate, augment=False)),
     }
-
-
-def _job(root: Path, data: ImageDataset, config: dict[str, Any]) -> Job:
-    run = Run(root, config)
-    recipe = Recipe(**config["recipe"])
-    normalized = "with" if config["model"]["batch_norm"] else "without"
-    return Job(
-        run=run,
-        label=f"{data.name}, {normalized} batch norm, lr {recipe.learning_rate:g}, {config['rule']}",
-        steps=recipe.steps(config["train_images"]),
-        perform=partial(_perform, run, data, recipe),
-    )
-
-
-def _perform(run: Run, data: ImageDataset, recipe: Recipe, on_step: OnStep) -> None:
-    config = run.config
-    subset = data.subset(config["train_images"], config["test_images"], seed=recipe.seed)
-    model = _model(config["model"], recipe.seed)
-    lb.convert(model, lb.rule_from_name(config["rule"]))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train(model, subset, recipe, run, device=device, on_step=on_step)
-
-
-def _model(config: dict[str, Any], seed: int) -> nn.Module:
-    settings = {key: value for key, value in config.items() if key not in ("name", "activation")}
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return vgg19(activation=getattr(nn, config["activation"]), **settings)

@@ -19,7 +19,7 @@ class Job:
         label: What is run, in a few words.
         steps: The most steps it takes, for a progress bar.
         perform: Makes the run, resuming one that was killed where it can; calls its argument with the
-            number of steps done, now and then.
+            number of steps done, now and then. Can be pickled, and is small.
     """
 
     run: Run

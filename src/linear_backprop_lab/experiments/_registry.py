@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from linear_backprop_lab.data import load_images
+from typing import Any
 
 from . import _figure1, _images
+from ._image_run import image_job
 from ._job import Job
+from ._scale import Scale
 
 EVERYTHING = "all"
 
@@ -23,17 +24,21 @@ class Experiment:
     """One experiment of the paper.
 
     Attributes:
-        name: As on the command line, and as `config["experiment"]` in its records.
+        name: As on the command line.
         summary: What it does, in a line.
         views: Further names: parts of its figure, which are made of the same runs.
-        jobs: Its runs, from the folder all records lie in, the folder of CIFAR-10 (None: look for it)
-            and whether it may be downloaded.
+        records: `config["experiment"]` of its records, which experiments may share.
+        jobs: Its runs, from the folder all records lie in, the scale, the folder of CIFAR-10 (None: look for
+            it) and whether it may be downloaded.
+        job: One of them from its configuration, in any process; the other arguments are the same.
     """
 
     name: str
     summary: str
     views: tuple[str, ...]
-    jobs: Callable[[Path, Path | None, bool], list[Job]]
+    records: str
+    jobs: Callable[[Path, Scale, Path | None, bool], list[Job]]
+    job: Callable[[Path, Mapping[str, Any], Path | None, bool], Job]
 
 
 EXPERIMENTS = (
@@ -41,13 +46,17 @@ EXPERIMENTS = (
         name=_figure1.NAME,
         summary="50 small MLPs a rule fit five points of a cubic: fit, generalisation, unit activations",
         views=_figure1.VIEWS,
-        jobs=lambda root, data, download: _figure1.figure1_jobs(root),
+        records=_figure1.NAME,
+        jobs=lambda root, scale, data, download: _figure1.figure1_jobs(root),
+        job=lambda root, config, data, download: _figure1.figure1_job(root, config),
     ),
     Experiment(
         name=_images.NAME,
         summary="a narrow VGG19 with tanh on a part of CIFAR-10, Backprop against Linear Backprop",
         views=(),
-        jobs=lambda root, data, download: _images.images_jobs(root, load_images(data, download=download)),
+        records=_images.NAME,
+        jobs=_images.images_jobs,
+        job=image_job,
     ),
 )
 
@@ -70,3 +79,30 @@ def experiments_named(names: Iterable[str]) -> list[Experiment]:
             f"no experiment is named {', '.join(map(repr, unknown))}; use {', '.join(experiment_names())}"
         )
     return [e for e in EXPERIMENTS if EVERYTHING in asked or asked.intersection((e.name, *e.views))]
+
+
+def jobs_of(
+    experiments: Iterable[Experiment], root: Path, scale: Scale, data: Path | None, download: bool
+) -> list[Job]:
+    """The runs of several experiments, in their order; one that they share is there once."""
+    jobs = [job for experiment in experiments for job in experiment.jobs(root, scale, data, download)]
+    return list({job.run.folder: job for job in jobs}.values())
+
+
+def job_for(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
+    """The job that makes the run of a configuration: the same in every process.
+
+    Args:
+        root: The folder all records lie in.
+        config: `job.run.config` of a job, or the `config.json` of a record.
+        data: The folder of CIFAR-10; None to look for it.
+        download: Whether it may be downloaded.
+
+    Raises:
+        UnknownExperimentError: No experiment makes records of this kind.
+    """
+    for experiment in EXPERIMENTS:
+        if experiment.records == config["experiment"]:
+            return experiment.job(root, config, data, download)
+    known = ", ".join(dict.fromkeys(experiment.records for experiment in EXPERIMENTS))
+    raise UnknownExperimentError(f"no experiment makes records of {config['experiment']!r}; those made are of {known}")
