@@ -38,10 +38,11 @@ class Listed:
 
 
 def listing(root: Path) -> list[Listed]:
-    """Every folder of a run below `root`, by experiment and in the order of their names."""
-    folders = sorted(path for path in root.glob("*/*") if path.is_dir())
+    """Every folder of a run below `root`, by experiment, then by settings."""
+    folders = [path for path in root.glob("*/*") if path.is_dir()]
     words = _settings(folders)
-    return [_listed(folder, words.get(folder, "")) for folder in folders]
+    listed = [_listed(folder, words.get(folder, "")) for folder in folders]
+    return sorted(listed, key=lambda run: (run.experiment, run.settings, run.folder.name))
 
 
 def _listed(folder: Path, settings: str) -> Listed:

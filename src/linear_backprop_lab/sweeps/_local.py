@@ -31,7 +31,9 @@ _processes = get_context("spawn")
 def default_workers(jobs: int) -> int:
     """How many runs side by side: four a GPU, and without one as many as there are cores, at most eight."""
     cores = _cores()
-    most = min(_RUNS_A_GPU * torch.cuda.device_count(), cores) if torch.cuda.is_available() else min(cores, _MOST_ON_CPU)
+    most = (
+        min(_RUNS_A_GPU * torch.cuda.device_count(), cores) if torch.cuda.is_available() else min(cores, _MOST_ON_CPU)
+    )
     return max(1, min(most, jobs))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from linear_backprop_lab.experiments import Job
 
 from ._attempt import Outcome, attempt, record_failure, summary
+from ._errors import EngineError
 from ._local import Tell, throttled
 
 _RETRIES = 3
@@ -17,13 +18,7 @@ _RUNS_A_GPU = 4
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class RayMissingError(Exception):
-    """Ray is not installed; says how to."""
-
-
-def run_on_ray(
-    jobs: Sequence[Job], tell: Tell, address: str | None = None, gpus_per_run: float | None = None
-) -> None:
+def run_on_ray(jobs: Sequence[Job], tell: Tell, address: str | None = None, gpus_per_run: float | None = None) -> None:
     """Make the runs as tasks of a Ray cluster, each on one core and a part of a GPU.
 
     A task whose process or machine died is tried again three times and goes on from its checkpoint. All
@@ -38,7 +33,7 @@ def run_on_ray(
         gpus_per_run: How much of a GPU a run takes; None takes a quarter where the cluster has GPUs.
 
     Raises:
-        RayMissingError: Ray is not installed.
+        EngineError: Ray is not installed.
     """
     ray, queue_type = _import_ray()
     if not ray.is_initialized():
@@ -68,7 +63,7 @@ def _import_ray() -> tuple[Any, Any]:
         import ray
         from ray.util.queue import Queue
     except ImportError as error:
-        raise RayMissingError(f"Ray cannot be imported ({error}); pip install 'linear-backprop[ray]'") from error
+        raise EngineError(f"Ray cannot be imported ({error}); pip install 'linear-backprop[ray]'") from error
     return ray, Queue
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -14,10 +14,7 @@ from linear_backprop_lab.records import damage, is_locked
 
 from ._attempt import Outcome
 from ._display import Display
-from ._local import Tell
-
-Engine = Callable[[Sequence[Job], Tell], None]
-"""Makes each run of a list, or finds that another process does, and tells of it; never raises for a run."""
+from ._engine import Engine
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 

@@ -1,0 +1,42 @@
+"""Which engine makes the runs of a sweep, from what the command line says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from functools import partial
+
+from linear_backprop_lab.experiments import Job
+
+from ._attempt import Outcome
+from ._local import default_workers, run_here, run_in_processes
+from ._ray import run_on_ray
+
+Engine = Callable[[Sequence[Job], Callable[[int, int | Outcome], object]], None]
+"""Makes each run of a list, or finds that another process does, and tells of it: with a job's index, the
+steps it has done, then how it ended. A run that fails does not stop it."""
+
+
+class EngineName(StrEnum):
+    """The engines there are."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def choose_engine(
+    name: EngineName, jobs: int, workers: int | None, address: str | None, gpus_per_run: float | None
+) -> Engine:
+    """The engine of that name for so many jobs; None lets it decide.
+
+    Raises:
+        ValueError: An option is given that belongs to the other engine.
+    """
+    if name is EngineName.RAY:
+        if workers is not None:
+            raise ValueError("--workers is of the local engine; Ray starts as many runs as its cluster has room for")
+        return partial(run_on_ray, address=address, gpus_per_run=gpus_per_run)
+    if address is not None or gpus_per_run is not None:
+        raise ValueError("--address and --gpus-per-run are of Ray; give --engine ray, too")
+    workers = default_workers(jobs) if workers is None else workers
+    return run_here if workers == 1 else partial(run_in_processes, workers=workers)
