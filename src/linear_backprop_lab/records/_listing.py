@@ -11,7 +11,7 @@ from typing import Any
 from ._damage import damage
 from ._errors import RunError
 from ._lock import is_locked
-from ._run import Run, is_set_aside, run_in
+from ._run import Run, folders_below, is_set_aside, run_in
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Listed:
 
 def listing(root: Path) -> list[Listed]:
     """Every folder of a run below `root`, by experiment, then by settings."""
-    folders = [path for path in root.glob("*/*") if path.is_dir()]
+    folders = folders_below(root)
     words = _settings(folders)
     listed = [_listed(folder, words.get(folder, "")) for folder in folders]
     return sorted(listed, key=lambda run: (run.experiment, run.settings, run.folder.name))

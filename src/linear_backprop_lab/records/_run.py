@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import traceback
 import zipfile
@@ -34,6 +35,7 @@ from ._errors import RunError
 from ._files import SUMS, append_line, cannot_write, checksum, sums_of, write_whole
 
 AGAIN = "give the command that made it again, and it is set aside and made anew"
+_NAME = re.compile(r"[0-9a-f]{12}(\.broken-\d+)?")
 
 
 class Run:
@@ -142,6 +144,8 @@ class Run:
         said = error if isinstance(error, str) else f"{type(error).__name__}: {error}".strip(": ")
         trace = "" if isinstance(error, str) else "".join(traceback.format_exception(error))
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "config.json").exists():
+            self._write_json("config.json", self.config)
         self._write_json("failure.json", {"error": said, "traceback": trace.splitlines()})
 
     def forget_failure(self) -> None:
@@ -238,3 +242,8 @@ def run_in(folder: Path) -> Run:
 def is_set_aside(folder: Path) -> bool:
     """Whether the folder's name says that it was set aside."""
     return ".broken-" in folder.name
+
+
+def folders_below(root: Path) -> list[Path]:
+    """Every folder below `root` that has a run's name, and those set aside."""
+    return [path for path in root.glob("*/*") if _NAME.fullmatch(path.name) and path.is_dir()]

@@ -2,11 +2,12 @@
 
 import os
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 from lab.nursery import nursery_of
-from lab.sweeps.tiny import EPOCHS, make, sweep, tiny_job, without_time
+from lab.sweeps.tiny import EPOCHS, make, tiny_job, without_time
 
 from linear_backprop_lab.records import Run, damage, is_locked, listing
 
@@ -27,12 +28,9 @@ def test_killed_twenty_times_a_sweep_ends_as_if_undisturbed(tmp_path: Path) -> N
     interrupted = 0
     with nursery_of("lab.sweeps.tiny:sweep") as nursery:
         for _ in range(KILLS):
-            before = total_lines(jobs)
             # Each gets an epoch or so further, so that the kills are spread over the whole sweep.
-            goal = before + moments.randint(0, 2)
-            nursery.kill(
-                tmp_path / "killed", RUNS, when=lambda goal=goal: total_lines(jobs) >= goal, delay=moments.uniform(0, 0.02)
-            )
+            reached = partial(lines_reach, jobs, total_lines(jobs) + moments.randint(0, 2))
+            nursery.kill(tmp_path / "killed", RUNS, when=reached, delay=moments.uniform(0, 0.02))
             for job, epochs in zip(jobs, done, strict=True):
                 assert damage(job.run) is None and not is_locked(job.run)
                 # Nothing that was done before is lost, and of this attempt the epoch under way at most.
@@ -55,6 +53,10 @@ def test_killed_twenty_times_a_sweep_ends_as_if_undisturbed(tmp_path: Path) -> N
 def total_lines(jobs) -> int:
     paths = [job.run.folder / "metrics.jsonl" for job in jobs]
     return sum(path.read_bytes().count(b"\n") for path in paths if path.exists())
+
+
+def lines_reach(jobs, goal: int) -> bool:
+    return total_lines(jobs) >= goal
 
 
 def test_two_sweeps_at_once_make_each_run_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ STEPS = EPOCHS * BATCHES
 
 
 def tiny_job(root: Path, seed: int, fault: str = "") -> Job:
-    """A job that trains, or has the fault that is named: `nan`, `memory`, `killed`, `error`, `counted`."""
+    """A job that trains, or has the fault that is named: `nan`, `memory`, `killed`, `error`, `slow`, `counted`."""
     run = Run(root, {"experiment": "tiny", "seed": seed} | ({"fault": fault} if fault else {}))
     return Job(run, f"tiny {fault} {seed}", STEPS, partial(perform, run, seed, fault))
 
@@ -31,8 +32,18 @@ def perform(run: Run, seed: int, fault: str, on_step) -> None:
     torch.set_num_threads(1)
     if fault in FAULTS:
         FAULTS[fault](run)
-    recipe = Recipe(epochs=EPOCHS, batch_size=16, learning_rate=1e30 if fault == "nan" else 0.05, seed=seed)
+    recipe = Recipe(epochs=EPOCHS, batch_size=16, learning_rate=1e38 if fault == "nan" else 0.05, seed=seed)
+    if fault == "slow":
+        on_step = slowly(on_step)
     train(model(seed), data(), recipe, run, on_step=on_step)
+
+
+def slowly(on_step):
+    def wait(step: int) -> None:
+        time.sleep(0.2)
+        on_step(step)
+
+    return wait
 
 
 def count(run: Run) -> None:
