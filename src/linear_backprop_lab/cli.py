@@ -19,10 +19,10 @@ import linear_backprop as lb
 from linear_backprop.diagnostics import Alignment, gradient_alignment
 from linear_backprop_lab._own_model import OwnModelError, converted, own_model
 from linear_backprop_lab.data import DataError
-from linear_backprop_lab.experiments import EXPERIMENTS, Scale, experiments_named, jobs_of
+from linear_backprop_lab.experiments import EXPERIMENTS, Scale, awaited, experiments_named, stages_of, workload
 from linear_backprop_lab.records import RunError, listing
 from linear_backprop_lab.report import ReportError, check_report_path, gather, write_report
-from linear_backprop_lab.sweeps import Engine, EngineError, EngineName, Sweep, choose_engine
+from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_engine
 
 _FAILED, _INTERRUPTED = 1, 130
 _RULE_EXAMPLES = ("linear", "pre-activation", '"Clipped(low=-2.0)"', '"Blend(Linear(), Exact(), 0.5)"')
@@ -109,7 +109,7 @@ For example:\n\n[bold]linear-backprop reproduce[/]
 def reproduce(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT", help="Which experiments, listed below; all of them if none is named."),
+        typer.Argument(metavar="EXPERIMENT", help="Which, listed below, or all; fig1 and images if none is named."),
     ] = None,
     scale: Annotated[
         Scale,
@@ -154,23 +154,22 @@ def reproduce(
     with _usage():
         chosen = experiments_named(experiments or [])
         check_report_path(report)
-    sweep = Sweep.of(jobs_of(chosen, runs.resolve(), scale, data, not offline))
-    with _usage():
-        chosen_engine = choose_engine(engine, len(sweep.pending), workers, address, gpus_per_run)
-    _console.print(sweep.plan())
-    failed = _perform(sweep, chosen_engine)
+        chosen_engine = choose_engine(engine, workers, address, gpus_per_run)
+    settings = (chosen, runs.resolve(), scale, data, not offline)
+    failed = 0
+    try:
+        for jobs in stages_of(*settings):
+            sweep = Sweep.of(jobs)
+            _console.print(sweep.plan())
+            _console.print(workload(jobs, awaited(*settings)), highlight=False)
+            failed += sweep.perform(chosen_engine, _console)
+    except KeyboardInterrupt:
+        _console.print("\ninterrupted; every record is whole: give the same command again to go on")
+        raise typer.Exit(_INTERRUPTED) from None
     _draw(runs, report)
     if failed:
         _console.print(f"[red]{failed} of the runs failed[/]; see: linear-backprop runs --runs {escape(str(runs))}")
         raise typer.Exit(_FAILED)
-
-
-def _perform(sweep: Sweep, engine: Engine) -> int:
-    try:
-        return sweep.perform(engine, _console)
-    except KeyboardInterrupt:
-        _console.print("\ninterrupted; every record is whole: give the same command again to go on")
-        raise typer.Exit(_INTERRUPTED) from None
 
 
 @app.command(name="runs")

@@ -24,11 +24,13 @@ class Alignment:
         cosine: <u, v> / (|u| |v|), over all parameters together; u is the rule's gradient and v Backprop's.
         by_parameter: The same, a parameter at a time, by the parameter's name. NaN where either is zero.
         norm_ratio: |u| / |v|.
+        norms: (|u|, |v|), a parameter at a time, by the parameter's name.
     """
 
     cosine: float
     by_parameter: dict[str, float]
     norm_ratio: float
+    norms: dict[str, tuple[float, float]]
 
 
 def gradient_alignment(
@@ -63,6 +65,7 @@ def gradient_alignment(
         cosine=_cosine(u, v),
         by_parameter={name: _cosine(own[name].double().flatten(), true[name].double().flatten()) for name in own},
         norm_ratio=(u.norm() / v.norm()).item(),
+        norms={name: (own[name].double().norm().item(), true[name].double().norm().item()) for name in own},
     )
 
 

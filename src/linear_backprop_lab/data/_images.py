@@ -23,6 +23,9 @@ class ImageDataset:
         test_labels: (M,) int64.
         classes: The name of every class.
         source: Where the images came from, in words a report can print; holds no path of a machine.
+        held_out_images: (K, 3, 32, 32) uint8, taken from the training images to select settings on; None
+            where nothing was held out.
+        held_out_labels: (K,) int64; None with them.
     """
 
     name: str
@@ -32,6 +35,28 @@ class ImageDataset:
     test_labels: Tensor
     classes: tuple[str, ...]
     source: str
+    held_out_images: Tensor | None = None
+    held_out_labels: Tensor | None = None
+
+    def hold_out(self, count: int, seed: int = 0) -> ImageDataset:
+        """The set with `count` of its training images held out, drawn as `subset` draws.
+
+        Raises:
+            DataError: `count` is below 1, or leaves no training image.
+        """
+        if not 1 <= count < len(self.train_labels):
+            raise DataError(f"{count} images were to be held out; give a number from 1 to {len(self.train_labels) - 1}")
+        held_out = _balanced(self.train_labels, count, seed, "held_out")
+        kept = torch.ones_like(self.train_labels, dtype=torch.bool)
+        kept[held_out] = False
+        return replace(
+            self,
+            train_images=self.train_images[kept],
+            train_labels=self.train_labels[kept],
+            held_out_images=self.train_images[held_out],
+            held_out_labels=self.train_labels[held_out],
+            source=f"{self.source}; {count:,} of the training images held out, drawn with seed {seed}",
+        )
 
     def subset(self, train: int | None = None, test: int | None = None, *, seed: int = 0) -> ImageDataset:
         """A smaller set, its classes as even as can be, drawn at random without replacement.

@@ -5,8 +5,15 @@ from ._job import OnStep as OnStep
 from ._registry import EXPERIMENTS as EXPERIMENTS
 from ._registry import Experiment as Experiment
 from ._registry import UnknownExperimentError as UnknownExperimentError
+from ._registry import awaited as awaited
 from ._registry import experiment_names as experiment_names
 from ._registry import experiments_named as experiments_named
 from ._registry import job_for as job_for
 from ._registry import jobs_of as jobs_of
+from ._registry import stages_of as stages_of
 from ._scale import Scale as Scale
+from ._selection import Choice as Choice
+from ._selection import Metric as Metric
+from ._selection import Protocol as Protocol
+from ._selection import choose as choose
+from ._workload import workload as workload

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.training import EnsembleOutcome, train_ensemble
 
 from ._job import Job, OnStep
+from ._scale import Scale
+from ._threads import one_thread
 
 NAME = "fig1"
 VIEWS = ("fig1-left", "fig1-middle", "fig1-right")
@@ -36,7 +37,9 @@ _TOLERANCE = 1e-6
 # Measured: a run that all networks arrive in is done in 1,200 steps; of tanh networks under Linear, 34 arrive in this
 # many steps, 38 in 15,000 and 44 in 30,000. At this many the nine runs take two minutes on one core.
 _MAX_STEPS = 10_000
+_SMOKE = {"initialisations": 3, "max_steps": 200}
 _LOG_EVERY = 100
+_TIMED_STEPS = 20
 
 # Of even width in arcsinh, so that a histogram reads from hundredths to thousands.
 _WIDE = np.sinh(np.linspace(-8.5, 8.5, 171))
@@ -45,6 +48,11 @@ _ACTIVATION_EDGES = {
     "tanh": np.linspace(-1, 1, 81),
     "sigmoid": np.linspace(0, 1, 81),
 }
+
+
+def figure1_jobs_at(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
+    """The runs at a scale: whole, but at the smallest. They need no images."""
+    return figure1_jobs(root, **_SMOKE) if scale is Scale.SMOKE else figure1_jobs(root)
 
 
 def figure1_jobs(root: Path, *, initialisations: int = _INITIALISATIONS, max_steps: int = _MAX_STEPS) -> list[Job]:
@@ -77,7 +85,23 @@ def figure1_job(root: Path, config: Mapping[str, Any]) -> Job:
     """The job of one configuration, as `figure1_jobs` makes them."""
     run = Run(root, config)
     label = f"{len(config['seeds'])} MLPs, {config['activation']}, {config['rule']}"
-    return Job(run=run, label=label, steps=config["max_steps"], perform=partial(_perform, run))
+    return Job(
+        run=run,
+        label=label,
+        steps=config["max_steps"],
+        perform=partial(_perform, run),
+        estimate=partial(_estimate, run.config),
+    )
+
+
+@one_thread()
+def _estimate(config: Mapping[str, Any]) -> float:
+    """Seconds if no network arrives before the last step."""
+    data = Polynomial.sample(config["data_seed"])
+    model = MLPEnsemble.from_seeds(config["widths"], _ACTIVATIONS[config["activation"]], config["seeds"])
+    started = time.perf_counter()
+    train_ensemble(model, data.train_inputs, data.train_targets, tolerance=0, max_steps=_TIMED_STEPS)
+    return (time.perf_counter() - started) / _TIMED_STEPS * config["max_steps"]
 
 
 def _config(activation: str, rule: lb.BackwardRule, initialisations: int, max_steps: int) -> dict[str, Any]:
@@ -94,18 +118,7 @@ def _config(activation: str, rule: lb.BackwardRule, initialisations: int, max_st
     }
 
 
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """One thread of PyTorch: the same bits on any number of cores, and no waiting for one that is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@one_thread()
 def _perform(run: Run, on_step: OnStep) -> None:
     """Make the run from its beginning; what a killed attempt left is removed, for none takes a minute."""
     run.start()

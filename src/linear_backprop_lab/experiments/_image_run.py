@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+import json
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import linear_backprop as lb
 from linear_backprop_lab.data import DataError, ImageDataset, load_images
-from linear_backprop_lab.models import vgg19
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.training import Recipe, train
 
+from ._building import build_model, training_device
 from ._job import Job, OnStep
+from ._threads import one_thread
+
+# Two forward and backward passes, a copy of the model, and a forward pass with its slopes.
+_STEPS_OF_DIAGNOSTICS = 3
 
 
 def image_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
@@ -26,51 +31,78 @@ def image_job(root: Path, config: Mapping[str, Any], data: Path | None, download
 
     Args:
         root: The folder all records lie in.
-        config: `experiment`; `data`, the name of the data set; `train_images` and `test_images`, how many of
-            it; `model`, as `build_model` takes it; `rule`; `recipe`, the arguments of `Recipe`.
+        config: `experiment`; `data`, the name of the data set; `train_images`, `held_out_images` (may be 0) and
+            `test_images`, how many of it; `model`, as `build_model` takes it; `rule`; `recipe`, the arguments of
+            `Recipe`.
         data: The folder of CIFAR-10; None to look for it.
         download: Whether it may be downloaded.
     """
     run = Run(root, config)
     steps = Recipe(**run.config["recipe"]).steps(run.config["train_images"])
-    return Job(run=run, label=_label(run.config), steps=steps, perform=partial(_perform, run, data, download))
-
-
-def build_model(config: Mapping[str, Any], seed: int) -> nn.Module:
-    """The model of a configuration, its weights drawn from `seed`.
-
-    Args:
-        config: `name`, `activation` (a class of `torch.nn`), and the other arguments of the model's function.
-        seed: Of the initial weights.
-    """
-    settings = {key: value for key, value in config.items() if key not in ("name", "activation")}
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return vgg19(activation=getattr(nn, config["activation"]), **settings)
+    return Job(
+        run=run,
+        label=_label(run.config),
+        steps=steps,
+        perform=partial(_perform, run, data, download),
+        estimate=partial(_estimate, run.config),
+    )
 
 
 def _label(config: Mapping[str, Any]) -> str:
     model, recipe = config["model"], config["recipe"]
-    normalized = "with" if model["batch_norm"] else "without"
-    return (
-        f"{config['data']}, {model['activation']}, {normalized} batch norm, lr {recipe['learning_rate']:g}, "
-        f"{config['rule']}"
-    )
+    parts = [config["data"], model["name"], model["activation"]]
+    if "batch_norm" in model:
+        parts.append("batch norm" if model["batch_norm"] else "no batch norm")
+    parts += [f"lr {recipe['learning_rate']:g}", f"l2 {recipe['weight_decay']:g}", config["rule"]]
+    return ", ".join([*parts, f"{recipe['epochs']} epochs", f"seed {recipe['seed']}"])
+
+
+def _estimate(config: Mapping[str, Any]) -> float:
+    recipe = Recipe(**config["recipe"])
+    model = json.dumps(config["model"], sort_keys=True)
+    step, forward = _seconds(model, recipe.batch_size, recipe.channels_last)
+    judged = (config["test_images"] + config["held_out_images"]) / recipe.batch_size
+    looks = _STEPS_OF_DIAGNOSTICS if recipe.diagnostics else 0
+    return recipe.steps(config["train_images"]) * step + recipe.epochs * (judged * forward + looks * step)
+
+
+@lru_cache
+@one_thread()
+def _seconds(model_config: str, batch_size: int, channels_last: bool) -> tuple[float, float]:
+    """Of one step of SGD and of one forward pass, in full precision, not compiled; the second time each."""
+    device = torch.device(training_device())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = build_model(json.loads(model_config), seed=0).to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    images = torch.zeros(batch_size, 3, 32, 32, device=device).contiguous(memory_format=layout)
+
+    def seconds(run: Callable[[], object]) -> float:
+        run()
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    with torch.random.fork_rng([]), torch.no_grad():
+        forward = seconds(lambda: model(images))
+    return seconds(lambda: model(images).sum().backward()), forward
 
 
 def _perform(run: Run, data: Path | None, download: bool, on_step: OnStep) -> None:
     config = run.config
     recipe = Recipe(**config["recipe"])
-    images = _images(config, load_images(data, download=download), recipe.seed)
+    images = _images(config, load_images(data, download=download))
     model = build_model(config["model"], recipe.seed)
     lb.convert(model, lb.rule_from_name(config["rule"]))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train(model, images, recipe, run, device=device, on_step=on_step)
+    train(model, images, recipe, run, device=training_device(), on_step=on_step)
 
 
-def _images(config: Mapping[str, Any], found: ImageDataset, seed: int) -> ImageDataset:
+def _images(config: Mapping[str, Any], found: ImageDataset) -> ImageDataset:
     if found.name != config["data"]:
         raise DataError(
             f"the run is on {config['data']}, but what was found is {found.source}; name its folder with --data"
         )
-    return found.subset(config["train_images"], config["test_images"], seed=seed)
+    held_out = config["held_out_images"]
+    # The same images for every seed: seeds are of training.
+    drawn = found.subset(config["train_images"] + held_out, config["test_images"])
+    return drawn.hold_out(held_out) if held_out else drawn

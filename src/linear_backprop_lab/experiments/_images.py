@@ -45,6 +45,7 @@ def _config(data: ImageDataset, batch_norm: bool, learning_rate: float, rule: lb
         "experiment": NAME,
         "data": data.name,
         "train_images": min(_TRAIN_IMAGES, len(data.train_images)),
+        "held_out_images": 0,
         "test_images": min(_TEST_IMAGES, len(data.test_images)),
         "model": {**_MODEL, "batch_norm": batch_norm, "classes": len(data.classes)},
         "rule": repr(rule),

@@ -20,9 +20,11 @@ class Job:
         steps: The most steps it takes, for a progress bar.
         perform: Makes the run, resuming one that was killed where it can; calls its argument with the
             number of steps done, now and then. Can be pickled, and is small.
+        estimate: Seconds that `perform` takes at most, by timing a step or two here on one thread; None if unknown.
     """
 
     run: Run
     label: str
     steps: int
     perform: Callable[[OnStep], None]
+    estimate: Callable[[], float] | None = None

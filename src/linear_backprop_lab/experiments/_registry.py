@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import _figure1, _images
+from . import _bnn, _figure1, _images, _vgg
 from ._image_run import image_job
 from ._job import Job
 from ._scale import Scale
@@ -30,7 +30,11 @@ class Experiment:
         records: `config["experiment"]` of its records, which experiments may share.
         jobs: Its runs, from the folder all records lie in, the scale, the folder of CIFAR-10 (None: look for
             it) and whether it may be downloaded.
+            What follows from the records of others (further seeds of the best setting, say) is there once those
+            are complete.
         job: One of them from its configuration, in any process; the other arguments are the same.
+        size: How many runs `jobs` gives in the end, where it cannot name them all at first.
+        by_default: Whether it is run where no name is given.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Experiment:
     records: str
     jobs: Callable[[Path, Scale, Path | None, bool], list[Job]]
     job: Callable[[Path, Mapping[str, Any], Path | None, bool], Job]
+    size: Callable[[Scale], int] | None = None
+    by_default: bool = False
 
 
 EXPERIMENTS = (
@@ -47,8 +53,9 @@ EXPERIMENTS = (
         summary="50 small MLPs a rule fit five points of a cubic: fit, generalisation, unit activations",
         views=_figure1.VIEWS,
         records=_figure1.NAME,
-        jobs=lambda root, scale, data, download: _figure1.figure1_jobs(root),
+        jobs=_figure1.figure1_jobs_at,
         job=lambda root, config, data, download: _figure1.figure1_job(root, config),
+        by_default=True,
     ),
     Experiment(
         name=_images.NAME,
@@ -56,6 +63,49 @@ EXPERIMENTS = (
         views=(),
         records=_images.NAME,
         jobs=_images.images_jobs,
+        job=image_job,
+        by_default=True,
+    ),
+    Experiment(
+        name="fig2",
+        summary="VGG19 with tanh, the best of the sweep for each rule; the runs of fig4",
+        views=(),
+        records=_vgg.RECORDS,
+        jobs=_vgg.figure2_jobs,
+        job=image_job,
+    ),
+    Experiment(
+        name="fig3-left",
+        summary="VGG19, ReLU with Backprop against tanh with Linear Backprop, swept, then for long with several seeds",
+        views=(),
+        records=_vgg.RECORDS,
+        jobs=_vgg.figure3_left_jobs,
+        job=image_job,
+        size=_vgg.figure3_left_size,
+    ),
+    Experiment(
+        name="fig3-right",
+        summary="VGG19, ReLU under both rules, swept, then with several seeds",
+        views=(),
+        records=_vgg.RECORDS,
+        jobs=_vgg.figure3_right_jobs,
+        job=image_job,
+        size=_vgg.figure3_right_size,
+    ),
+    Experiment(
+        name="fig4",
+        summary="VGG19 with tanh, the whole sweep of learning rates and l2 penalties under both rules",
+        views=(),
+        records=_vgg.RECORDS,
+        jobs=_vgg.figure4_jobs,
+        job=image_job,
+    ),
+    Experiment(
+        name=_bnn.NAME,
+        summary="binarized ResNet-18 with hard tanh, the sweep under both rules: the paper's Precision@5 errors",
+        views=(),
+        records=_bnn.NAME,
+        jobs=_bnn.bnn_jobs,
         job=image_job,
     ),
 )
@@ -67,12 +117,14 @@ def experiment_names() -> list[str]:
 
 
 def experiments_named(names: Iterable[str]) -> list[Experiment]:
-    """The experiments behind the names, each once, in the order of the registry; all of them for none.
+    """The experiments behind the names, each once, in the order of the registry.
+
+    No name stands for those that are run by default, "all" for every experiment.
 
     Raises:
         UnknownExperimentError: A name is not known.
     """
-    asked = set(names) or {EVERYTHING}
+    asked = set(names) or {experiment.name for experiment in EXPERIMENTS if experiment.by_default}
     unknown = sorted(asked.difference(experiment_names()))
     if unknown:
         raise UnknownExperimentError(
@@ -84,9 +136,31 @@ def experiments_named(names: Iterable[str]) -> list[Experiment]:
 def jobs_of(
     experiments: Iterable[Experiment], root: Path, scale: Scale, data: Path | None, download: bool
 ) -> list[Job]:
-    """The runs of several experiments, in their order; one that they share is there once."""
+    """The runs of several experiments that can be named now, in their order; one that they share is there once."""
     jobs = [job for experiment in experiments for job in experiment.jobs(root, scale, data, download)]
     return list({job.run.folder: job for job in jobs}.values())
+
+
+def stages_of(
+    experiments: Sequence[Experiment], root: Path, scale: Scale, data: Path | None, download: bool
+) -> Iterator[list[Job]]:
+    """The runs of several experiments, a stage at a time: the next has what follows from the records of those before.
+
+    Each run is in one stage. To be iterated while making the runs.
+    """
+    named: set[Path] = set()
+    while stage := [job for job in jobs_of(experiments, root, scale, data, download) if job.run.folder not in named]:
+        named.update(job.run.folder for job in stage)
+        yield stage
+
+
+def awaited(experiments: Iterable[Experiment], root: Path, scale: Scale, data: Path | None, download: bool) -> int:
+    """How many runs the experiments cannot name yet."""
+    return sum(
+        experiment.size(scale) - len(experiment.jobs(root, scale, data, download))
+        for experiment in experiments
+        if experiment.size is not None
+    )
 
 
 def job_for(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:

@@ -1,6 +1,8 @@
 """The models of the experiments."""
 
+from ._binarized import latent_weights as latent_weights
 from ._mlp import HiddenUnits as HiddenUnits
 from ._mlp import MLPEnsemble as MLPEnsemble
 from ._mlp import mlp as mlp
+from ._resnet import binarized_resnet18 as binarized_resnet18
 from ._vgg import vgg19 as vgg19

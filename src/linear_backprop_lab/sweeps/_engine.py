@@ -9,7 +9,7 @@ from functools import partial
 from linear_backprop_lab.experiments import Job
 
 from ._attempt import Outcome
-from ._local import default_workers, run_here, run_in_processes
+from ._local import run_locally
 from ._ray import run_on_ray
 
 Engine = Callable[[Sequence[Job], Callable[[int, int | Outcome], object]], None]
@@ -25,9 +25,9 @@ class EngineName(StrEnum):
 
 
 def choose_engine(
-    name: EngineName, jobs: int, workers: int | None, address: str | None, gpus_per_run: float | None
+    name: EngineName, workers: int | None = None, address: str | None = None, gpus_per_run: float | None = None
 ) -> Engine:
-    """The engine of that name for so many jobs; None lets it decide.
+    """The engine of that name; where an option is None, it decides.
 
     Raises:
         ValueError: An option is given that belongs to the other engine.
@@ -38,5 +38,4 @@ def choose_engine(
         return partial(run_on_ray, address=address, gpus_per_run=gpus_per_run)
     if address is not None or gpus_per_run is not None:
         raise ValueError("--address and --gpus-per-run are of Ray; give --engine ray, too")
-    workers = default_workers(jobs) if workers is None else workers
-    return run_here if workers == 1 else partial(run_in_processes, workers=workers)
+    return partial(run_locally, workers=workers)

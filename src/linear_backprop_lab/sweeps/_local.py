@@ -28,13 +28,21 @@ _SECONDS_BETWEEN_STEPS = 0.1
 _processes = get_context("spawn")
 
 
-def default_workers(jobs: int) -> int:
-    """How many runs side by side: four a GPU, and without one as many as there are cores, at most eight."""
-    cores = _cores()
-    most = (
-        min(_RUNS_A_GPU * torch.cuda.device_count(), cores) if torch.cuda.is_available() else min(cores, _MOST_ON_CPU)
-    )
-    return max(1, min(most, jobs))
+def run_locally(jobs: Sequence[Job], tell: Tell, workers: int | None = None) -> None:
+    """Make the runs in this process, or in several where more than one is to go on at a time.
+
+    Args:
+        jobs: What to make.
+        tell: Called with what happens.
+        workers: How many side by side; None takes four a GPU, and without one as many as there are cores, at
+            most eight.
+    """
+    most = _RUNS_A_GPU * torch.cuda.device_count() if torch.cuda.is_available() else _MOST_ON_CPU
+    workers = min(most, _cores(), len(jobs)) if workers is None else workers
+    if workers <= 1:
+        run_here(jobs, tell)
+    else:
+        run_in_processes(jobs, tell, workers)
 
 
 def run_here(jobs: Sequence[Job], tell: Tell) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -33,11 +34,9 @@ def run_on_ray(jobs: Sequence[Job], tell: Tell, address: str | None = None, gpus
         gpus_per_run: How much of a GPU a run takes; None takes a quarter where the cluster has GPUs.
 
     Raises:
-        EngineError: Ray is not installed.
+        EngineError: Ray is not installed, or no cluster answers.
     """
-    ray, queue_type = _import_ray()
-    if not ray.is_initialized():
-        _connect(ray, address)
+    ray, queue_type = _connect(address)
     try:
         if gpus_per_run is None:
             gpus_per_run = 1 / _RUNS_A_GPU if ray.cluster_resources().get("GPU") else 0
@@ -55,23 +54,34 @@ def run_on_ray(jobs: Sequence[Job], tell: Tell, address: str | None = None, gpus
         ray.shutdown()
 
 
-def _import_ray() -> tuple[Any, Any]:
-    # Both are read when Ray is imported.
+def _connect(address: str | None) -> tuple[Any, Any]:
+    """Ray, connected, and its queue."""
+    # All are read as Ray is imported. The last has a cluster that is started here stay on the loopback.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
         from ray.util.queue import Queue
     except ImportError as error:
         raise EngineError(f"Ray cannot be imported ({error}); pip install 'linear-backprop[ray]'") from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address is None:
+        options["include_dashboard"] = False
+    try:
+        _check_listening(address)
+        ray.init(address=address, **options)
+    except OSError as error:
+        raise EngineError(f"no Ray cluster answers at {address} ({error}); start one: ray start --head") from error
     return ray, Queue
 
 
-def _connect(ray: Any, address: str | None) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is None:
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    ray.init(address=address, **options)
+def _check_listening(address: str | None) -> None:
+    """Whether anything listens at `host:port`: Ray would try for ten minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _task(job: Job, send: Callable[[int], object]) -> Outcome:

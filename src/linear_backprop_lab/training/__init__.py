@@ -3,5 +3,5 @@
 from ._ensemble import EnsembleOutcome as EnsembleOutcome
 from ._ensemble import Status as Status
 from ._ensemble import train_ensemble as train_ensemble
-from ._loop import Recipe as Recipe
 from ._loop import train as train
+from ._recipe import Recipe as Recipe

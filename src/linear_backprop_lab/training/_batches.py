@@ -25,27 +25,40 @@ class Normalizer:
         return (images - self._mean) / self._deviation
 
 
-def random_crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
-    """Pad every image with black, crop it back at a random offset, and mirror every other one by chance.
+def draw_crops(number: int, padding: int = 4) -> Tensor:
+    """Draw how each of `number` images is cropped and mirrored, for `crop_and_flip`.
 
-    The offsets come from PyTorch's CPU generator, so that every device sees the same batches.
+    From PyTorch's CPU generator, so that every device sees the same batches; an epoch's at once, so that nothing
+    travels to the device in between.
+
+    Returns:
+        (number, 3) int64: rows and columns cut off at the top and left, in 0 to 2 * padding, and 1 to mirror or 0.
+    """
+    offsets = torch.randint(2 * padding + 1, (number, 2))
+    return torch.cat([offsets, torch.randint(2, (number, 1))], dim=1)
+
+
+def crop_and_flip(images: Tensor, crops: Tensor, padding: int = 4) -> Tensor:
+    """Pad every image with black, crop it back to its size, and mirror it, as `crops` says.
 
     Args:
         images: (N, C, H, W), any dtype.
+        crops: (N, 3), of `draw_crops` with this padding, on the images' device.
         padding: Pixels of black on every side.
 
     Returns:
         A tensor of the shape, dtype and device of `images`.
     """
     number, channels, height, width = images.shape
+    device = images.device
     padded = F.pad(images, (padding,) * 4)
-    top, left = torch.randint(2 * padding + 1, (2, number, 1))
-    mirrored = torch.rand(number, 1) < 0.5
-    columns = torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width)) + left
-    rows = torch.arange(height) + top
+    top, left, mirrored = crops.split(1, dim=1)
+    across = torch.arange(width, device=device)
+    columns = torch.where(mirrored == 1, across.flip(0), across) + left
+    rows = torch.arange(height, device=device) + top
     return padded[
-        torch.arange(number, device=images.device).view(-1, 1, 1, 1),
-        torch.arange(channels, device=images.device).view(1, -1, 1, 1),
-        rows.to(images.device).view(number, 1, height, 1),
-        columns.to(images.device).view(number, 1, 1, width),
+        torch.arange(number, device=device).view(-1, 1, 1, 1),
+        torch.arange(channels, device=device).view(1, -1, 1, 1),
+        rows.view(number, 1, height, 1),
+        columns.view(number, 1, 1, width),
     ]

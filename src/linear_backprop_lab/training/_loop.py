@@ -5,55 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linear_backprop_lab.data import ImageDataset
+from linear_backprop_lab.models import latent_weights
 from linear_backprop_lab.records import Run
 
-from ._batches import Normalizer, random_crop_and_flip
+from ._batches import Normalizer, crop_and_flip, draw_crops
+from ._diagnostics import diagnose, layer_names
+from ._evaluation import evaluate, finite, loss_and_hits
+from ._recipe import Recipe
 
-_EVALUATION_BATCH = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a model is trained; JSON values all, so that a run's configuration can hold them.
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images a step; the last batch of an epoch takes what is left.
-        learning_rate: Constant, as in the paper.
-        optimizer: "sgd", the paper's, or "adam" with PyTorch's other constants.
-        momentum: Of SGD; 0 is the paper's vanilla SGD.
-        weight_decay: The factor of the l2 penalty, on every parameter.
-        augment: Whether training images are cropped and mirrored at random.
-        seed: Of the order of the images, the augmentation and whatever the model draws.
-    """
-
-    epochs: int
-    batch_size: int = 128
-    learning_rate: float
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    augment: bool = True
-    seed: int = 0
-
-    def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the model's parameters."""
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay)
-        return torch.optim.SGD(parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
-
-    def steps(self, images: int) -> int:
-        """How many steps training on `images` images takes."""
-        return self.epochs * math.ceil(images / self.batch_size)
+_PROBE = 128
 
 
 def train(
@@ -68,10 +35,16 @@ def train(
     """Train `model` in place by cross-entropy and close `run`, going on where a killed attempt stopped.
 
     Every epoch logs `epoch` (from 1), `train_loss` and `train_accuracy` (means over the epoch's batches,
-    as the weights were at each), `test_loss` and `test_accuracy` (after the epoch) and `seconds`;
-    accuracies are top-1, in [0, 1]. A loss that is not finite is logged as null and ends the run with
-    `status="diverged"` in its closing record: a result, not an error. On the CPU a resumed run ends with
-    the same bits as one never disturbed, the number of threads being the same.
+    as the weights were at each), `test_loss`, `test_accuracy` and `test_top5_error` (after the epoch, see
+    `evaluate`), the same three of `held_out` where the data has such images, and `seconds`. Accuracies are top-1,
+    in [0, 1]. With `recipe.diagnostics` it also logs what `diagnose` finds after the epoch on the first 128 training
+    images, and the closing record names the layers.
+
+    A loss that is not finite is logged as null and ends the run with `status="diverged"` in its closing
+    record: a result, not an error. On the CPU a resumed run ends with the same bits as one never disturbed, the
+    number of threads being the same.
+
+    Binarized weights are clipped to [-1, 1] after every step. Within an epoch nothing waits for the device.
 
     Args:
         model: Maps float32 (N, 3, 32, 32) to logits (N, C); a rule is in it already, or it is plain.
@@ -83,13 +56,18 @@ def train(
 
     Raises:
         RunError: The run is complete already, or its checkpoint cannot be read.
+        LinearBackpropError: `recipe.diagnostics`, and the model has no activation module.
     """
     device = torch.device(device)
     model.to(device)
-    optimizer = recipe.optimizer_for(model)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer, clipped = recipe.optimizer_for(model), latent_weights(model)
     images, labels = data.train_images.to(device), data.train_labels.to(device)
     normalize = Normalizer(images)
-    test_images, test_labels = data.test_images.to(device), data.test_labels.to(device)
+    forward = _forward(model, normalize, recipe, device)
+    judged = _judged(data, device)
+    probe = normalize(images[:_PROBE]), labels[:_PROBE]
     diverged = False
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -100,37 +78,68 @@ def train(
         for epoch in range(epochs_done + 1, recipe.epochs + 1):
             started = time.perf_counter()
             totals = torch.zeros(2, dtype=torch.float64, device=device)
+            order = torch.randperm(len(images)).to(device)
+            crops = draw_crops(len(images)).to(device) if recipe.augment else None
             model.train()
-            for chosen in torch.randperm(len(images)).split(recipe.batch_size):
-                batch, targets = images[chosen.to(device)], labels[chosen.to(device)]
-                if recipe.augment:
-                    batch = random_crop_and_flip(batch)
-                logits = model(normalize(batch))
+            for chosen in order.split(recipe.batch_size):
+                batch, targets = images[chosen], labels[chosen]
+                if crops is not None:
+                    batch = crop_and_flip(batch, crops[chosen])
+                logits = forward(batch)
                 loss = F.cross_entropy(logits, targets)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                totals += _loss_and_hits(logits.detach(), targets)
+                for weight in clipped:
+                    weight.detach().clamp_(-1, 1)
+                totals += loss_and_hits(logits.detach(), targets)
                 step += 1
                 on_step(step)
             train_loss, train_accuracy = (totals / len(images)).tolist()
-            test_loss, test_accuracy = _evaluate(model, normalize, test_images, test_labels)
-            diverged = not (math.isfinite(train_loss) and math.isfinite(test_loss))
-            run.log(
-                epoch=epoch,
-                train_loss=_finite(train_loss),
-                train_accuracy=train_accuracy,
-                test_loss=_finite(test_loss),
-                test_accuracy=test_accuracy,
-                seconds=time.perf_counter() - started,
-            )
+            metrics = {"epoch": epoch, "train_loss": finite(train_loss), "train_accuracy": train_accuracy}
+            model.eval()
+            for name, (those, their_labels) in judged.items():
+                metrics |= {f"{name}_{key}": value for key, value in evaluate(forward, those, their_labels).items()}
+            diverged = metrics["train_loss"] is None or metrics["test_loss"] is None
+            if recipe.diagnostics:
+                metrics |= diagnose(model, *probe)
+            run.log(**metrics, seconds=time.perf_counter() - started)
             if diverged:
                 break
             run.save_checkpoint(
                 model=model.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch, **_generators(device)
             )
 
-    run.close(source=data.source, **_closing_record(run.metrics, diverged))
+    names = layer_names(model, probe[0]) if recipe.diagnostics else {}
+    run.close(source=data.source, **_closing_record(run.metrics, diverged), **names)
+
+
+def _forward(
+    model: nn.Module, normalize: Normalizer, recipe: Recipe, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """From uint8 images to logits in full precision, as the recipe computes them."""
+    network: Callable[[Tensor], Tensor] = torch.compile(model, mode="reduce-overhead") if recipe.compile else model
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    halved = recipe.precision == "bf16"
+
+    def forward(images: Tensor) -> Tensor:
+        inputs = normalize(images).contiguous(memory_format=layout)
+        if recipe.compile:
+            # The outputs of the step before lie in the same CUDA graph's memory, and are not needed any more.
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(device.type, torch.bfloat16, enabled=halved):
+            logits = network(inputs)
+        return logits.float() if halved else logits
+
+    return forward
+
+
+def _judged(data: ImageDataset, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
+    """The images and labels that every epoch is judged on, by the prefix of their metrics."""
+    judged = {"test": (data.test_images.to(device), data.test_labels.to(device))}
+    if data.held_out_images is not None and data.held_out_labels is not None:
+        judged["held_out"] = (data.held_out_images.to(device), data.held_out_labels.to(device))
+    return judged
 
 
 def _start_or_resume(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
@@ -153,27 +162,6 @@ def _generators(device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda":
         states["device_generator"] = torch.cuda.get_rng_state(device)
     return states
-
-
-@torch.no_grad()
-def _evaluate(model: nn.Module, normalize: Normalizer, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy and top-1 accuracy in evaluation mode."""
-    model.eval()
-    totals = torch.zeros(2, dtype=torch.float64, device=images.device)
-    for batch, targets in zip(images.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True):
-        totals += _loss_and_hits(model(normalize(batch)), targets)
-    loss, accuracy = (totals / len(images)).tolist()
-    return loss, accuracy
-
-
-def _loss_and_hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """(2,) float64: the summed cross-entropy, and how many samples the largest logit has right."""
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack([loss.double(), (logits.argmax(dim=1) == labels).sum().double()])
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _closing_record(metrics: list[dict[str, Any]], diverged: bool) -> dict[str, Any]:

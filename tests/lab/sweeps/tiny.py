@@ -23,7 +23,7 @@ STEPS = EPOCHS * BATCHES
 
 
 def tiny_job(root: Path, seed: int, fault: str = "") -> Job:
-    """A job that trains, or has the fault that is named: `nan`, `memory`, `killed`, `error`, `slow`, `counted`."""
+    """A job that trains, or has the fault that is named: `nan`, `slow` or one of `FAULTS`."""
     run = Run(root, {"experiment": "tiny", "seed": seed} | ({"fault": fault} if fault else {}))
     return Job(run, f"tiny {fault} {seed}", STEPS, partial(perform, run, seed, fault))
 
@@ -63,12 +63,26 @@ def die(run: Run) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_once(run: Run) -> None:
+    """Dead the first time."""
+    died = run.folder.parents[1] / "died"
+    if not died.exists():
+        died.touch()
+        die(run)
+
+
 def raise_error(run: Run) -> None:
     """A mistake."""
     raise ZeroDivisionError("no such [thing]")
 
 
-FAULTS = {"memory": take_all_memory, "killed": die, "error": raise_error, "counted": count}
+FAULTS = {
+    "memory": take_all_memory,
+    "killed": die,
+    "killed once": die_once,
+    "error": raise_error,
+    "counted": count,
+}
 
 
 def model(seed: int) -> nn.Module:
@@ -89,7 +103,7 @@ def data() -> ImageDataset:
 def sweep(root: str, runs: int, fault: str = "", workers: int = 1) -> int:
     """Make `runs` runs as the command line does; how many failed."""
     jobs = [tiny_job(Path(root), seed, fault) for seed in range(runs)]
-    engine = choose_engine(EngineName.LOCAL, len(jobs), workers, None, None)
+    engine = choose_engine(EngineName.LOCAL, workers)
     return Sweep.of(jobs).perform(engine, Console(stderr=True, quiet=True))
 
 

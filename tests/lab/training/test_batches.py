@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from linear_backprop_lab.training._batches import Normalizer, random_crop_and_flip
+from linear_backprop_lab.training._batches import Normalizer, crop_and_flip, draw_crops
 
 
 def test_normalizer_uses_the_statistics_of_the_training_images():
@@ -30,7 +30,7 @@ def test_every_crop_is_one_of_those_there_are_and_all_occur():
         for left in range(3)
         for step in (1, -1)
     }
-    augmented = random_crop_and_flip(image.expand(600, -1, -1, -1), padding=1)
+    augmented = crop_and_flip(image.expand(600, -1, -1, -1), draw_crops(600, padding=1), padding=1)
     assert augmented.dtype == torch.uint8
     seen = [crops[crop.numpy().tobytes()] for crop in augmented]
     assert set(seen) == set(crops.values())
@@ -41,7 +41,7 @@ def test_every_crop_is_one_of_those_there_are_and_all_occur():
 def test_images_keep_their_places():
     torch.manual_seed(0)
     images = torch.arange(1, 41, dtype=torch.uint8).view(40, 1, 1, 1).expand(-1, 3, 8, 8)
-    augmented = random_crop_and_flip(images)
+    augmented = crop_and_flip(images, draw_crops(40))
     for number, image in enumerate(augmented, start=1):
         assert set(image.unique().tolist()) <= {0, number}
         assert (image == number).sum() >= 3 * 16

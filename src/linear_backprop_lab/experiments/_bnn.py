@@ -1,0 +1,55 @@
+"""The binarized ResNet-18 with hard tanh on CIFAR-10, over the paper's sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import linear_backprop as lb
+from linear_backprop_lab.data import load_images
+
+from ._image_run import image_job
+from ._job import Job
+from ._scale import Scale
+from ._sweep import PAPER_LEARNING_RATES, PAPER_PENALTIES, Size, grid
+
+NAME = "bnn"
+
+_SIZES = {
+    Scale.SMOKE: Size(
+        train_images=64, held_out_images=32, test_images=32, epochs=1, learning_rates=(1e-2,), penalties=(1e-4,)
+    ),
+    Scale.CPU: Size(
+        train_images=2560,
+        held_out_images=500,
+        test_images=1000,
+        epochs=5,
+        learning_rates=(1.0, 1e-1, 1e-2),
+        penalties=(1e-2, 1e-4),
+    ),
+    Scale.PAPER: Size(
+        train_images=45_000,
+        held_out_images=5000,
+        test_images=10_000,
+        epochs=100,
+        learning_rates=PAPER_LEARNING_RATES,
+        penalties=PAPER_PENALTIES,
+        precision="bf16",
+        compile=True,
+    ),
+}
+_INFLATIONS = {Scale.SMOKE: 1, Scale.CPU: 1, Scale.PAPER: 5}
+
+
+def bnn_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
+    """The sweep, hard tanh under Backprop and under Linear Backprop; binarization has a straight-through of its own.
+
+    Args:
+        root: The folder all records lie in.
+        scale: How large the sweep is.
+        data: The folder of CIFAR-10; None to look for it, and to take digits in its place.
+        download: Whether it may be downloaded.
+    """
+    model = {"name": "binarized-resnet18", "inflate": _INFLATIONS[scale], "activation": "Hardtanh"}
+    found = load_images(data, download=download)
+    configs = grid(NAME, _SIZES[scale], found, [model], (lb.Exact(), lb.Linear()))
+    return [image_job(root, config, data, download) for config in configs]

@@ -1,0 +1,114 @@
+"""The grid of learning rates and l2 penalties that the paper sweeps, and the runs that follow from it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import linear_backprop as lb
+from linear_backprop_lab.data import ImageDataset
+from linear_backprop_lab.records import Run
+from linear_backprop_lab.training import Recipe
+
+from ._selection import choose
+
+Config = dict[str, Any]
+
+PAPER_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
+PAPER_PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a sweep is.
+
+    Attributes:
+        train_images: How many images are trained on.
+        held_out_images: How many more are held out of training.
+        test_images: How many test images every epoch is judged on.
+        epochs: Of every run of the sweep.
+        learning_rates: Swept, with every penalty.
+        penalties: The factors of the l2 penalty.
+        seeds: How many seeds the best settings get, where the paper speaks of variance; the sweep has seed 0.
+        long_epochs: Of the runs of figure 3's left part.
+        precision: As in `Recipe`.
+        compile: As in `Recipe`.
+    """
+
+    train_images: int
+    held_out_images: int
+    test_images: int
+    epochs: int
+    learning_rates: Sequence[float]
+    penalties: Sequence[float]
+    seeds: int = 1
+    long_epochs: int = 0
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
+
+    def within(self, data: ImageDataset) -> dict[str, int]:
+        """The numbers of images, as far as the data goes; a tenth of what there is, at most, is held out."""
+        available = len(data.train_images)
+        held_out = min(self.held_out_images, available // 10)
+        return {
+            "train_images": min(self.train_images, available - held_out),
+            "held_out_images": held_out,
+            "test_images": min(self.test_images, len(data.test_images)),
+        }
+
+
+def grid(
+    experiment: str, size: Size, data: ImageDataset, models: Iterable[Config], rules: Iterable[lb.BackwardRule]
+) -> list[Config]:
+    """The configurations of a sweep: every model under every rule at every learning rate and penalty.
+
+    Vanilla SGD, batches of 128, images cropped and mirrored at random.
+
+    Args:
+        experiment: `config["experiment"]`.
+        size: Of the sweep.
+        data: CIFAR-10, or digits in its place.
+        models: As `build_model` takes them, without `classes`.
+        rules: The rules of their activations.
+    """
+    settings = itertools.product(models, size.learning_rates, size.penalties, rules)
+    return [
+        {
+            "experiment": experiment,
+            "data": data.name,
+            **size.within(data),
+            "model": {**model, "classes": len(data.classes)},
+            "rule": repr(rule),
+            "recipe": asdict(
+                Recipe(
+                    epochs=size.epochs,
+                    learning_rate=learning_rate,
+                    weight_decay=penalty,
+                    precision=size.precision,
+                    compile=size.compile,
+                    diagnostics=True,
+                )
+            ),
+        }
+        for model, learning_rate, penalty, rule in settings
+    ]
+
+
+def at_the_best(root: Path, swept: Iterable[Config], seeds: Iterable[int], epochs: int) -> list[Config]:
+    """What follows from a sweep: each model and rule at its best setting, with other seeds or more epochs.
+
+    Chosen on the test set, as in the paper. Empty for a model and rule whose sweep is not complete below `root`.
+    """
+    groups: dict[str, list[Run]] = {}
+    for config in swept:
+        groups.setdefault(f"{config['model']} {config['rule']}", []).append(Run(root, config))
+    complete = [runs for runs in groups.values() if all(run.is_complete for run in runs)]
+    best = [choose(runs, "test").run.config for runs in complete]
+    return [_again(config, seed, epochs) for config, seed in itertools.product(best, seeds)]
+
+
+def _again(config: Mapping[str, Any], seed: int, epochs: int) -> Config:
+    return {**config, "recipe": {**config["recipe"], "seed": seed, "epochs": epochs}}

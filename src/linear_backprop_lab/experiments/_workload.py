@@ -1,0 +1,49 @@
+"""What is ahead: how many runs, and how long they should take here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from ._job import Job
+
+
+def workload(jobs: Sequence[Job], awaited: int = 0) -> str:
+    """How many runs there are, how many are complete, and how long the others should take, in a sentence.
+
+    By timing a step of each distinct model on one thread, as if every core made a run of its own; on a GPU, as if
+    one run followed another. Some runs stop early, so it is a bound rather than a forecast.
+
+    Args:
+        jobs: The runs.
+        awaited: How many more follow from their records; they are not timed.
+    """
+    pending = [job for job in jobs if not job.run.is_complete]
+    parts = [f"{len(jobs)} runs, {len(jobs) - len(pending)} of them complete"]
+    if awaited:
+        parts.append(f"{awaited} more follow at the settings that turn out best")
+    if pending:
+        parts.append(f"{_duration(_seconds(pending))} at most for what is to run now")
+    return "; ".join(parts)
+
+
+def _seconds(pending: Sequence[Job]) -> float | None:
+    """How long with a run on every core; None where a job cannot tell."""
+    total = 0.0
+    for job in pending:
+        if job.estimate is None:
+            return None
+        total += job.estimate()
+    return total if torch.cuda.is_available() else total / min(os.cpu_count() or 1, len(pending))
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "an unknown time"
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"about {seconds / 60:.0f} minutes"
+    return f"about {seconds / 3600:.1f} hours"
