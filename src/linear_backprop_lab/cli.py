@@ -22,7 +22,7 @@ from linear_backprop_lab.data import DataError
 from linear_backprop_lab.experiments import EXPERIMENTS, Scale, awaited, experiments_named, stages_of, workload
 from linear_backprop_lab.records import RunError, listing
 from linear_backprop_lab.report import ReportError, check_report_path, gather, write_report
-from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_engine
+from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_engine, follow, follows, leading
 
 _FAILED, _INTERRUPTED = 1, 130
 _RULE_EXAMPLES = ("linear", "pre-activation", '"Clipped(low=-2.0)"', '"Blend(Linear(), Exact(), 0.5)"')
@@ -104,7 +104,9 @@ For example:\n\n[bold]linear-backprop reproduce[/]
 
 [bold]linear-backprop reproduce fig1 --runs results --report results/REPORT.md[/]
 
-[bold]linear-backprop reproduce images --engine ray --address auto --gpus-per-run 0.25[/]"""
+[bold]linear-backprop reproduce images --engine ray --address auto --gpus-per-run 0.25[/]
+
+[bold]torchrun --nproc-per-node 8 -m linear_backprop_lab reproduce fig4 --scale paper[/]"""
 )
 def reproduce(
     experiments: Annotated[
@@ -149,8 +151,10 @@ def reproduce(
 
     What is complete already is not run again; what was interrupted goes on. Ctrl-C is safe at any time. A run
     that fails leaves the others alone, and is tried again by the same command; so is one whose record is damaged.
-    Several of these commands may work on one folder at once.
+    Several of these commands may work on one folder at once. Under torchrun all its processes make each run together.
     """
+    if follows():
+        return follow()
     with _usage():
         chosen = experiments_named(experiments or [])
         check_report_path(report)
@@ -158,11 +162,12 @@ def reproduce(
     settings = (chosen, runs.resolve(), scale, data, not offline)
     failed = 0
     try:
-        for jobs in stages_of(*settings):
-            sweep = Sweep.of(jobs)
-            _console.print(sweep.plan())
-            _console.print(workload(jobs, awaited(*settings)), highlight=False)
-            failed += sweep.perform(chosen_engine, _console)
+        with leading():
+            for jobs in stages_of(*settings):
+                sweep = Sweep.of(jobs)
+                _console.print(sweep.plan())
+                _console.print(workload(jobs, awaited(*settings)), highlight=False)
+                failed += sweep.perform(chosen_engine, _console)
     except KeyboardInterrupt:
         _console.print("\ninterrupted; every record is whole: give the same command again to go on")
         raise typer.Exit(_INTERRUPTED) from None

@@ -10,3 +10,6 @@ from ._local import run_here as run_here
 from ._local import run_in_processes as run_in_processes
 from ._ray import run_on_ray as run_on_ray
 from ._sweep import Sweep as Sweep
+from ._torchrun import follow as follow
+from ._torchrun import follows as follows
+from ._torchrun import leading as leading

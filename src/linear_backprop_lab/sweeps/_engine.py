@@ -11,6 +11,7 @@ from linear_backprop_lab.experiments import Job
 from ._attempt import Outcome
 from ._local import run_locally
 from ._ray import run_on_ray
+from ._torchrun import run_together, under_torchrun
 
 Engine = Callable[[Sequence[Job], Callable[[int, int | Outcome], object]], None]
 """Makes each run of a list, or finds that another process does, and tells of it: with a job's index, the
@@ -27,11 +28,15 @@ class EngineName(StrEnum):
 def choose_engine(
     name: EngineName, workers: int | None = None, address: str | None = None, gpus_per_run: float | None = None
 ) -> Engine:
-    """The engine of that name; where an option is None, it decides.
+    """The engine of that name; where an option is None, it decides. Under torchrun, all processes together.
 
     Raises:
         ValueError: An option is given that belongs to the other engine.
     """
+    if under_torchrun():
+        if name is EngineName.RAY or workers is not None:
+            raise ValueError("under torchrun its processes make each run together; leave out --engine and --workers")
+        return run_together
     if name is EngineName.RAY:
         if workers is not None:
             raise ValueError("--workers is of the local engine; Ray starts as many runs as its cluster has room for")
