@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -167,7 +168,8 @@ def test_help_names_every_experiment_and_gives_examples(linear_backprop):
     "names, expected",
     [
         ([], ["fig1", "images"]),
-        (["all"], ["fig1", "images"]),
+        (["all"], ["fig1", "images", "fig2", "fig3-left", "fig3-right", "fig4", "bnn"]),
+        (["fig4", "fig2"], ["fig2", "fig4"]),
         (["images", "fig1-right", "fig1"], ["fig1", "images"]),
         (["fig1-left"], ["fig1"]),
     ],
@@ -209,6 +211,27 @@ def test_an_interrupt_leaves_records_whole_and_the_next_call_goes_on(tmp_path):
         assert list(runs_below(tmp_path / "runs")) == []
         assert not (tmp_path / "report.html").exists()
         check_whole(tmp_path / "runs", epochs)
+
+
+def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkeypatch):
+    monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = ("--offline", "--runs", tmp_path / "runs", "--report", tmp_path / "REPORT.md")
+    code, printed = linear_backprop("reproduce", "all", "--scale", "smoke", *options)
+    assert code == 0
+    assert "27 runs, 0 of them complete; 12 more follow at the settings that turn out best; about " in printed
+    assert "12 runs, 0 of them complete; about " in printed
+    report = (tmp_path / "REPORT.md").read_text()
+    titles = re.findall("^## (.*)$", report, flags=re.MULTILINE)
+    assert [title.split(":")[0] for title in titles if title.startswith(("Figure", "Binarized"))] == [
+        "Figure 1",
+        "Figure 2",
+        "Figure 3, left",
+        "Figure 3, right",
+        "Figure 4",
+        "Binarized ResNet-18 with hard tanh",
+    ]
+    assert len(list(runs_below(tmp_path / "runs"))) == 39
 
 
 def wait_for_lines(process, root, count):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import linear_backprop as lb
 from linear_backprop_lab.data import ImageDataset, load_images
@@ -18,10 +18,18 @@ from ._scale import Scale
 NAME = "images"
 
 _RULES = (lb.Exact(), lb.Linear())
-_TRAIN_IMAGES, _TEST_IMAGES = 3840, 1000
-_MODEL = {"name": "vgg19", "width": 0.125, "activation": "Tanh", "pooling": "max"}
 _LEARNING_RATES = (0.002, 0.02)
-_EPOCHS = 4
+
+
+class _Size(NamedTuple):
+    train_images: int
+    test_images: int
+    width: float
+    epochs: int
+
+
+_WHOLE = _Size(train_images=3840, test_images=1000, width=1 / 8, epochs=4)
+_SMOKE = _Size(train_images=64, test_images=32, width=1 / 32, epochs=1)
 
 
 def images_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
@@ -31,23 +39,33 @@ def images_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> 
 
     Args:
         root: The folder all records lie in.
-        scale: This comparison has one size.
+        scale: The comparison is of one size, but for the smallest scale.
         data: The folder of CIFAR-10; None to look for it, and to take digits in its place.
         download: Whether it may be downloaded.
     """
     found = load_images(data, download=download)
     grid = itertools.product((True, False), _LEARNING_RATES, _RULES)
-    return [image_job(root, _config(found, *settings), data, download) for settings in grid]
+    size = _SMOKE if scale is Scale.SMOKE else _WHOLE
+    return [image_job(root, _config(size, found, *settings), data, download) for settings in grid]
 
 
-def _config(data: ImageDataset, batch_norm: bool, learning_rate: float, rule: lb.BackwardRule) -> dict[str, Any]:
+def _config(
+    size: _Size, data: ImageDataset, batch_norm: bool, learning_rate: float, rule: lb.BackwardRule
+) -> dict[str, Any]:
     return {
         "experiment": NAME,
         "data": data.name,
-        "train_images": min(_TRAIN_IMAGES, len(data.train_images)),
+        "train_images": min(size.train_images, len(data.train_images)),
         "held_out_images": 0,
-        "test_images": min(_TEST_IMAGES, len(data.test_images)),
-        "model": {**_MODEL, "batch_norm": batch_norm, "classes": len(data.classes)},
+        "test_images": min(size.test_images, len(data.test_images)),
+        "model": {
+            "name": "vgg19",
+            "width": size.width,
+            "activation": "Tanh",
+            "pooling": "max",
+            "batch_norm": batch_norm,
+            "classes": len(data.classes),
+        },
         "rule": repr(rule),
-        "recipe": asdict(Recipe(epochs=_EPOCHS, learning_rate=learning_rate, augment=False)),
+        "recipe": asdict(Recipe(epochs=size.epochs, learning_rate=learning_rate, augment=False)),
     }

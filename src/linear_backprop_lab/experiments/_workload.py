@@ -24,26 +24,23 @@ def workload(jobs: Sequence[Job], awaited: int = 0) -> str:
     parts = [f"{len(jobs)} runs, {len(jobs) - len(pending)} of them complete"]
     if awaited:
         parts.append(f"{awaited} more follow at the settings that turn out best")
-    if pending:
-        parts.append(f"{_duration(_seconds(pending))} at most for what is to run now")
+    if (seconds := _seconds(pending)) is not None:
+        parts.append(f"about {_duration(seconds)} at most for the rest of these")
     return "; ".join(parts)
 
 
 def _seconds(pending: Sequence[Job]) -> float | None:
-    """How long with a run on every core; None where a job cannot tell."""
-    total = 0.0
-    for job in pending:
-        if job.estimate is None:
-            return None
-        total += job.estimate()
+    """How long with a run on every core; None where there is nothing to run, or a job cannot tell."""
+    estimates = [job.estimate for job in pending if job.estimate is not None]
+    if not pending or len(estimates) < len(pending):
+        return None
+    total = sum(estimate() for estimate in estimates)
     return total if torch.cuda.is_available() else total / min(os.cpu_count() or 1, len(pending))
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "an unknown time"
+def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
+        return f"{max(1, round(seconds))} s"
     if seconds < 90 * 60:
-        return f"about {seconds / 60:.0f} minutes"
-    return f"about {seconds / 3600:.1f} hours"
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"

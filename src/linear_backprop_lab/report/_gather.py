@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from linear_backprop_lab.records import Run, runs_below
 
+from ._bnn import bnn
 from ._claims import Claim
 from ._figure1 import figure1
+from ._figure2 import figure2
+from ._figure3 import figure3_left, figure3_right
+from ._figure4 import figure4
+from ._image_runs import BACKPROP, LINEAR
 from ._images import images
 from ._section import Section
 
-# In the order of the report; the keys are `config["experiment"]` of the records.
-_SECTIONS: dict[str, Callable[[Sequence[Run]], Section]] = {"fig1": figure1, "images": images}
+
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of section: which runs it is drawn from, and how.
+
+    Attributes:
+        draw: From those runs, at least one, to the section.
+        experiment: `config["experiment"]` of the records.
+        networks: The activations and rules among them, as (activation, rule) pairs; None for all there are.
+    """
+
+    draw: Callable[[Sequence[Run]], Section]
+    experiment: str
+    networks: tuple[tuple[str, str], ...] | None = None
+
+    def takes(self, run: Run) -> bool:
+        """Whether the section is drawn from this run."""
+        config = run.config
+        if config["experiment"] != self.experiment:
+            return False
+        return self.networks is None or (config["model"]["activation"], config["rule"]) in self.networks
+
+
+_TANH = (("Tanh", BACKPROP), ("Tanh", LINEAR))
+
+# In the order of the report.
+_KINDS = (
+    _Kind(figure1, "fig1"),
+    _Kind(images, "images"),
+    _Kind(figure2, "vgg19", _TANH),
+    _Kind(figure3_left, "vgg19", (("ReLU", BACKPROP), ("Tanh", LINEAR))),
+    _Kind(figure3_right, "vgg19", (("ReLU", BACKPROP), ("ReLU", LINEAR))),
+    _Kind(figure4, "vgg19", _TANH),
+    _Kind(bnn, "bnn"),
+)
 
 _HARDWARE = {
     "processor": "processor",
@@ -67,10 +104,9 @@ def gather(root: Path) -> Report:
         ReportError: There is none.
         RunError: A record cannot be read.
     """
-    runs: dict[str, list[Run]] = defaultdict(list)
-    for run in runs_below(root):
-        runs[run.config["experiment"]].append(run)
-    chapters = tuple(Chapter(draw(runs[name]), tuple(runs[name])) for name, draw in _SECTIONS.items() if runs[name])
+    runs = list(runs_below(root))
+    of_kinds = [(kind, tuple(run for run in runs if kind.takes(run))) for kind in _KINDS]
+    chapters = tuple(Chapter(kind.draw(taken), taken) for kind, taken in of_kinds if taken)
     if not chapters:
         raise ReportError(f"no complete run lies below {root}; make some with: linear-backprop reproduce")
     return Report(chapters, _environment([run for chapter in chapters for run in chapter.runs]))

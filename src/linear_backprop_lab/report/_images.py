@@ -15,11 +15,19 @@ from linear_backprop_lab.records import Run
 
 from ._claims import Claim, all_or_some
 from ._drawing import RULE_COLORS, RULE_MARKERS, axes, rule_name, to_svg
+from ._image_runs import (
+    BACKPROP,
+    LINEAR,
+    SIGNIFICANT,
+    chance,
+    curve,
+    data_name,
+    first_loss,
+    learning_rate,
+    standard_error,
+)
 from ._section import Figure, Section, Table
 
-_BACKPROP, _LINEAR = "Exact()", "Linear()"
-_DATA_NAMES = {"cifar10": "CIFAR-10"}
-_SIGNIFICANT = 1.96
 _LINE_STYLES = ("-", "--", ":", "-.")
 
 
@@ -32,11 +40,11 @@ class _Comparison:
     @property
     def name(self) -> str:
         config = self.runs[0].config
-        return f"{_data_name(self.runs[0])}, {'with' if config['model']['batch_norm'] else 'no'} batch norm"
+        return f"{data_name(self.runs[0])}, {'with' if config['model']['batch_norm'] else 'no'} batch norm"
 
     @property
     def learning_rates(self) -> list[float]:
-        return sorted({_learning_rate(run) for run in self.runs})
+        return sorted({learning_rate(run) for run in self.runs})
 
     def under(self, rule: str) -> list[Run]:
         return [run for run in self.runs if run.config["rule"] == rule]
@@ -46,9 +54,9 @@ class _Comparison:
 
     def matched(self) -> list[tuple[Run, Run]]:
         """Backprop's run and Linear Backprop's, at every learning rate both were run with."""
-        linear = {_learning_rate(run): run for run in self.under(_LINEAR)}
-        backprop = [run for run in self.under(_BACKPROP) if _learning_rate(run) in linear]
-        return [(run, linear[_learning_rate(run)]) for run in backprop]
+        linear = {learning_rate(run): run for run in self.under(LINEAR)}
+        backprop = [run for run in self.under(BACKPROP) if learning_rate(run) in linear]
+        return [(run, linear[learning_rate(run)]) for run in backprop]
 
 
 def images(runs: Sequence[Run]) -> Section:
@@ -70,11 +78,11 @@ def images(runs: Sequence[Run]) -> Section:
 
 def _comparisons(runs: Sequence[Run]) -> list[_Comparison]:
     groups: dict[str, list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: (_learning_rate(run), run.config["rule"])):
+    for run in sorted(runs, key=lambda run: (learning_rate(run), run.config["rule"])):
         recipe = {**run.config["recipe"], "learning_rate": None}
         groups[json.dumps({**run.config, "rule": None, "recipe": recipe}, sort_keys=True)].append(run)
     comparisons = [_Comparison(tuple(group)) for group in groups.values()]
-    complete = [each for each in comparisons if each.under(_BACKPROP) and each.under(_LINEAR)]
+    complete = [each for each in comparisons if each.under(BACKPROP) and each.under(LINEAR)]
     return sorted(complete, key=lambda comparison: comparison.name)
 
 
@@ -103,7 +111,7 @@ def _as_percentage(drawn: Axes) -> None:
 def _curves(comparison: _Comparison, metric: str, label: str, decorate: Callable[[Axes], None]) -> Figure:
     with axes() as drawn:
         for run in comparison.runs:
-            _curve(drawn, run, metric, _LINE_STYLES[comparison.learning_rates.index(_learning_rate(run)) % 4])
+            _curve(drawn, run, metric, _LINE_STYLES[comparison.learning_rates.index(learning_rate(run)) % 4])
         drawn.set_xlabel("epoch")
         drawn.set_ylabel(label.lower())
         drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -119,34 +127,32 @@ def _curves(comparison: _Comparison, metric: str, label: str, decorate: Callable
 
 
 def _curve(drawn: Axes, run: Run, metric: str, line_style: str) -> None:
-    lines = [line for line in run.metrics if line[metric] is not None]
     drawn.plot(
-        [line["epoch"] for line in lines],
-        [line[metric] for line in lines],
+        *curve(run, metric),
         color=RULE_COLORS[run.config["rule"]],
         marker=RULE_MARKERS[run.config["rule"]],
         linestyle=line_style,
-        label=f"{rule_name(run.config['rule'])}, lr {_learning_rate(run):g}",
+        label=f"{rule_name(run.config['rule'])}, lr {learning_rate(run):g}",
     )
 
 
 def _endings(comparison: _Comparison) -> str:
     """Why a curve stops early."""
     return " ".join(
-        f"{rule_name(run.config['rule'])}, lr {_learning_rate(run):g}: diverged in epoch {run.record['epochs']}."
+        f"{rule_name(run.config['rule'])}, lr {learning_rate(run):g}: diverged in epoch {run.record['epochs']}."
         for run in comparison.runs
         if run.record["status"] == "diverged"
     )
 
 
 def _flows(comparisons: Sequence[_Comparison]) -> Claim:
-    best = {comparison.name: comparison.best(_LINEAR) for comparison in comparisons}
+    best = {comparison.name: comparison.best(LINEAR) for comparison in comparisons}
     return Claim(
         experiment="images",
         claim="With Linear Backprop a deep network of tanh units learns.",
         paper="“By using Linear Backprop, however, we are able to ensure that gradients flow to continue "
         "learning.” (section 1.2)",
-        measured="; ".join(f"{name}: {_described(run)}, chance {_chance(run):.0%}" for name, run in best.items()),
+        measured="; ".join(f"{name}: {_described(run)}, chance {chance(run):.0%}" for name, run in best.items()),
         verdict=all_or_some([_is_above_chance(run) for run in best.values()]),
         how="holds where the best test accuracy is above chance by more than 1.96 standard errors of the "
         "test set in every comparison; partly where in some",
@@ -154,7 +160,7 @@ def _flows(comparisons: Sequence[_Comparison]) -> Claim:
 
 
 def _competitive(comparisons: Sequence[_Comparison]) -> Claim:
-    best = {each.name: (each.best(_BACKPROP), each.best(_LINEAR)) for each in comparisons}
+    best = {each.name: (each.best(BACKPROP), each.best(LINEAR)) for each in comparisons}
     return Claim(
         experiment="images",
         claim="Learning with Linear Backprop is competitive with Backprop.",
@@ -171,12 +177,12 @@ def _competitive(comparisons: Sequence[_Comparison]) -> Claim:
 
 
 def _is_above_chance(run: Run) -> bool:
-    return _best(run) - _chance(run) > _SIGNIFICANT * _error(run, _chance(run))
+    return _best(run) - chance(run) > SIGNIFICANT * standard_error(run, chance(run))
 
 
 def _is_level(backprop: Run, linear: Run) -> bool:
-    error = math.hypot(_error(backprop, _best(backprop)), _error(linear, _best(linear)))
-    return _best(linear) - _best(backprop) >= -_SIGNIFICANT * error
+    error = math.hypot(standard_error(backprop, _best(backprop)), standard_error(linear, _best(linear)))
+    return _best(linear) - _best(backprop) >= -SIGNIFICANT * error
 
 
 def _early(comparisons: Sequence[_Comparison]) -> Claim:
@@ -187,46 +193,23 @@ def _early(comparisons: Sequence[_Comparison]) -> Claim:
         paper="“In the early stages of learning, Linear Backprop in particular performs favorably compared "
         "with Backprop learning.” (appendix B)",
         measured="; ".join(
-            f"{name}, lr {_learning_rate(linear):g}: training loss of epoch 1 {_first_loss(linear):.3f} "
-            f"against {_first_loss(backprop):.3f} under Backprop"
+            f"{name}, lr {learning_rate(linear):g}: training loss of epoch 1 {first_loss(linear):.3f} "
+            f"against {first_loss(backprop):.3f} under Backprop"
             for name, backprop, linear in pairs
         ),
-        verdict=all_or_some([_first_loss(linear) < _first_loss(backprop) for _, backprop, linear in pairs]),
+        verdict=all_or_some([first_loss(linear) < first_loss(backprop) for _, backprop, linear in pairs]),
         how="holds where the mean training loss of the first epoch is lower in every comparison at every "
         "learning rate; partly where in some; infinite where training diverged; one seed, so no interval",
     )
 
 
-def _data_name(run: Run) -> str:
-    name: str = run.config["data"]
-    return _DATA_NAMES.get(name, name)
-
-
 def _described(run: Run) -> str:
     later = ", before it diverged" if run.record["status"] == "diverged" else ""
-    return f"{_best(run):.1%} (lr {_learning_rate(run):g}{later})"
-
-
-def _learning_rate(run: Run) -> float:
-    return run.config["recipe"]["learning_rate"]
+    return f"{_best(run):.1%} (lr {learning_rate(run):g}{later})"
 
 
 def _best(run: Run) -> float:
     return run.record["best_test_accuracy"]
-
-
-def _chance(run: Run) -> float:
-    return 1 / run.config["model"]["classes"]
-
-
-def _error(run: Run, accuracy: float) -> float:
-    """The standard error of an accuracy measured on the run's test images."""
-    return math.sqrt(accuracy * (1 - accuracy) / run.config["test_images"])
-
-
-def _first_loss(run: Run) -> float:
-    loss = run.metrics[0]["train_loss"]
-    return math.inf if loss is None else loss
 
 
 def _table(runs: Sequence[Run]) -> Table:
@@ -246,7 +229,7 @@ def _table(runs: Sequence[Run]) -> Table:
         key=lambda run: (
             run.config["data"],
             not run.config["model"]["batch_norm"],
-            _learning_rate(run),
+            learning_rate(run),
             run.config["rule"],
         ),
     )
@@ -257,10 +240,10 @@ def _row(run: Run) -> tuple[str, ...]:
     config, record, last = run.config, run.record, run.metrics[-1]
     loss = last["train_loss"]
     return (
-        _data_name(run),
+        data_name(run),
         "yes" if config["model"]["batch_norm"] else "no",
         rule_name(config["rule"]),
-        f"{_learning_rate(run):g}",
+        f"{learning_rate(run):g}",
         f"{record['epochs']} of {config['recipe']['epochs']}",
         "diverged" if loss is None else f"{loss:.3f}",
         f"{last['test_accuracy']:.1%}",

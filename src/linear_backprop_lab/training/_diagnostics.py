@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,7 @@ from ._evaluation import finite
 
 def layer_names(model: nn.Module, inputs: Tensor) -> dict[str, list[str]]:
     """What the lists of `diagnose` count: `activations`, the paths of modules, and `weights`, of parameters."""
-    return {"activations": list(saturation(_trial(model), inputs)), "weights": list(_weights(model))}
+    return {"activations": list(_saturation(_trial(model), inputs)), "weights": list(_weights(model))}
 
 
 def diagnose(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -38,11 +39,17 @@ def diagnose(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Any]
     alignment = gradient_alignment(trial, lb.Linear(), inputs, lambda logits: F.cross_entropy(logits, labels))
     norms = [alignment.norms[name] for name in _weights(model)]
     return {
-        "saturation": [_short(share) for share in saturation(trial, inputs).values()],
+        "saturation": [_short(share) for share in _saturation(trial, inputs).values()],
         "gradient_norm_backprop": [_short(true) for _, true in norms],
         "gradient_norm_linear": [_short(linear) for linear, _ in norms],
         "cosine": _short(alignment.cosine),
     }
+
+
+def _saturation(trial: nn.Module, inputs: Tensor) -> dict[str, float]:
+    """Of every activation layer; random numbers that the model draws are not missed by training."""
+    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
+        return saturation(trial, inputs)
 
 
 def _trial(model: nn.Module) -> nn.Module:

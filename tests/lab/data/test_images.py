@@ -70,3 +70,22 @@ def test_the_source_says_what_was_drawn(images: ImageDataset) -> None:
 def test_more_than_there_is_or_nothing_is_an_error(images: ImageDataset, argument: str, count: int, most: int) -> None:
     with pytest.raises(DataError, match=f"{argument}={count} images .* from 1 to {most}"):
         images.subset(**{argument: count})
+
+
+def test_held_out_images_are_the_others(images: ImageDataset) -> None:
+    split = images.hold_out(14, seed=2)
+    assert split.held_out_images is not None and split.held_out_labels is not None
+    held_out, kept = split.held_out_images[:, 0, 0, 0].long(), split.train_images[:, 0, 0, 0].long()
+    assert sorted([*held_out.tolist(), *kept.tolist()]) == list(range(85))
+    assert torch.equal(images.train_labels[held_out], split.held_out_labels)
+    assert torch.equal(images.train_labels[kept], split.train_labels)
+    assert sorted(Counter(split.held_out_labels.tolist()).values()) == [4, 5, 5]
+    assert torch.equal(split.test_images, images.test_images)
+    assert split.source == "made; 14 of the training images held out, drawn with seed 2"
+    assert images.held_out_images is None
+
+
+@pytest.mark.parametrize("count", [0, 85])
+def test_holding_out_nothing_or_everything_is_refused(images: ImageDataset, count: int) -> None:
+    with pytest.raises(DataError, match=f"{count} images were to be held out; give a number from 1 to 84"):
+        images.hold_out(count)

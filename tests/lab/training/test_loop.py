@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from linear_backprop_lab.data import ImageDataset
+from linear_backprop_lab.models._binarized import BinarizedLinear
 from linear_backprop_lab.records import Run, RunError
 from linear_backprop_lab.training import Recipe, train
 
@@ -200,6 +202,71 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (run.folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(RunError, match=r"checkpoint\.pt cannot be read .*made anew"):
         trained(tmp_path)
+
+
+def test_held_out_images_are_judged_and_not_trained_on(tmp_path):
+    data = small_data().hold_out(12, seed=3)
+    kept = ImageDataset("made-up", data.train_images, data.train_labels, data.test_images, data.test_labels, (), "")
+    model, run = small_model(), Run(tmp_path / "held-out", {"experiment": "small"})
+    train(model, data, RECIPE, run)
+    without, run_without = small_model(), Run(tmp_path / "without", {"experiment": "small"})
+    train(without, kept, RECIPE, run_without)
+    assert all(torch.equal(value, without.state_dict()[name]) for name, value in model.state_dict().items())
+    assert not any("held_out" in key for key in run_without.metrics[0])
+
+    pixels = data.train_images.double()
+    mean, deviation = pixels.mean(dim=(0, 2, 3), keepdim=True), pixels.std(dim=(0, 2, 3), keepdim=True)
+    with torch.no_grad():
+        logits = model.eval()(((data.held_out_images - mean) / deviation).float())
+    assert run.metrics[-1]["held_out_accuracy"] == (logits.argmax(1) == data.held_out_labels).double().mean()
+    # Images are normalised in float32.
+    expected = nn.functional.cross_entropy(logits, data.held_out_labels).item()
+    assert run.metrics[-1]["held_out_loss"] == pytest.approx(expected, rel=1e-4)
+    assert run.metrics[-1]["held_out_top5_error"] == 0  # There are three classes.
+
+
+def test_diagnostics_change_nothing_else(tmp_path):
+    plain = trained(tmp_path / "plain")
+    looked_at = trained(tmp_path / "looked-at", replace(RECIPE, diagnostics=True))
+    assert looked_at[1].record["activations"] == ["2"]
+    assert looked_at[1].record["weights"] == ["0.weight", "5.weight"]
+    lines = [
+        {key: value for key, value in line.items() if key in plain[1].metrics[0] and key != "seconds"}
+        for line in looked_at[1].metrics
+    ]
+    assert lines == without_time(plain[1])
+    assert all(torch.equal(value, looked_at[0].state_dict()[name]) for name, value in plain[0].state_dict().items())
+
+
+def test_binarized_weights_stay_within_one(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Hardtanh(), BinarizedLinear(3072, 3))
+    train(model, small_data(), Recipe(epochs=1, learning_rate=100.0, batch_size=16), Run(tmp_path, {"experiment": "x"}))
+    weight = model[2].weight.detach()
+    assert weight.abs().max() == 1 and (weight.abs() == 1).float().mean() > 0.1
+    assert model[2].bias.abs().max() > 1
+
+
+@pytest.mark.parametrize(
+    "options, tolerance",
+    [
+        # Another order of summation.
+        ({"channels_last": False}, 1e-4),
+        ({"compile": True}, 1e-4),
+        # bfloat16 has 8 bits: 0.4 % a product, over a few layers and twelve steps.
+        ({"precision": "bf16"}, 3e-2),
+    ],
+)
+def test_how_it_is_computed_does_not_change_what_is_learned(tmp_path, options, tolerance):
+    runs = []
+    for number, recipe in enumerate([RECIPE, replace(RECIPE, **options)]):
+        model, run = small_model(), Run(tmp_path / str(number), {"experiment": "small"})
+        del model[3]  # Dropout draws in the order of memory, and compiled code draws other numbers.
+        train(model, small_data(), recipe, run)
+        runs.append(run)
+    for expected, line in zip(*(run.metrics for run in runs), strict=True):
+        assert line["train_loss"] == pytest.approx(expected["train_loss"], rel=tolerance)
+        assert line["test_loss"] == pytest.approx(expected["test_loss"], rel=tolerance)
 
 
 @pytest.mark.parametrize("images, steps", [(42, 12), (48, 12), (49, 16), (1, 4)])
