@@ -18,11 +18,11 @@ from rich.table import Table
 import linear_backprop as lb
 from linear_backprop.diagnostics import Alignment, gradient_alignment
 from linear_backprop_lab._own_model import OwnModelError, converted, own_model
-from linear_backprop_lab._running import perform, plan
 from linear_backprop_lab.data import DataError
 from linear_backprop_lab.experiments import EXPERIMENTS, Scale, awaited, experiments_named, stages_of, workload
-from linear_backprop_lab.records import RunError
+from linear_backprop_lab.records import RunError, listing
 from linear_backprop_lab.report import ReportError, check_report_path, gather, write_report
+from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_engine, follow, follows, leading
 
 _FAILED, _INTERRUPTED = 1, 130
 _RULE_EXAMPLES = ("linear", "pre-activation", '"Clipped(low=-2.0)"', '"Blend(Linear(), Exact(), 0.5)"')
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         app(args=arguments, prog_name="linear-backprop")
-    except (lb.LinearBackpropError, DataError, OwnModelError, ReportError, RunError) as error:
+    except (lb.LinearBackpropError, DataError, EngineError, OwnModelError, ReportError, RunError) as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(_FAILED)
 
@@ -87,6 +87,8 @@ def _everything(
 
     [bold]linear-backprop reproduce[/]  makes the paper's first figure and a small comparison on images, in minutes
 
+    [bold]linear-backprop runs[/]  lists what is recorded, finished or not
+
     [bold]linear-backprop rules[/]  lists the backward rules
 
     [bold]linear-backprop convert-check my_models:Net[/]  shows what a rule would do to your own model
@@ -100,7 +102,11 @@ For example:\n\n[bold]linear-backprop reproduce[/]
 
 [bold]linear-backprop reproduce images --data ~/cifar-10-batches-bin[/]
 
-[bold]linear-backprop reproduce fig1 --runs results --report results/REPORT.md[/]"""
+[bold]linear-backprop reproduce fig1 --runs results --report results/REPORT.md[/]
+
+[bold]linear-backprop reproduce images --engine ray --address auto --gpus-per-run 0.25[/]
+
+[bold]torchrun --nproc-per-node 8 -m linear_backprop_lab reproduce fig4 --scale paper[/]"""
 )
 def reproduce(
     experiments: Annotated[
@@ -120,24 +126,76 @@ def reproduce(
     offline: Annotated[
         bool, typer.Option("--offline", help="Download nothing; without CIFAR-10, use scikit-learn's digits.")
     ] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="local: processes of this machine; ray: a cluster, pip install .[ray].")
+    ] = EngineName.LOCAL,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Runs side by side, which share the cores; 1 makes them in this process. Unless given: four a GPU, "
+            "or one a core, at most eight.",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The Ray cluster; auto: this machine's. Unless given, one is started."),
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(metavar="PART", min=0, help="How much of a GPU Ray gives a run; a quarter where it has GPUs."),
+    ] = None,
 ) -> None:
     """Run experiments of the paper, then draw the report.
 
-    What is complete already is not run again; what was interrupted goes on. Ctrl-C is safe at any time.
+    What is complete already is not run again; what was interrupted goes on. Ctrl-C is safe at any time. A run
+    that fails leaves the others alone, and is tried again by the same command; so is one whose record is damaged.
+    Several of these commands may work on one folder at once. Under torchrun all its processes make each run together.
     """
+    if follows():
+        return follow()
     with _usage():
         chosen = experiments_named(experiments or [])
         check_report_path(report)
-    settings = (chosen, runs, scale, data, not offline)
+        chosen_engine = choose_engine(engine, workers, address, gpus_per_run)
+    settings = (chosen, runs.resolve(), scale, data, not offline)
+    failed = 0
     try:
-        for jobs in stages_of(*settings):
-            _console.print(plan(jobs))
-            _console.print(workload(jobs, awaited(*settings)), highlight=False)
-            perform(jobs, _console)
+        with leading():
+            for jobs in stages_of(*settings):
+                sweep = Sweep.of(jobs)
+                _console.print(sweep.plan())
+                _console.print(workload(jobs, awaited(*settings)), highlight=False)
+                failed += sweep.perform(chosen_engine, _console)
     except KeyboardInterrupt:
         _console.print("\ninterrupted; every record is whole: give the same command again to go on")
         raise typer.Exit(_INTERRUPTED) from None
     _draw(runs, report)
+    if failed:
+        _console.print(f"[red]{failed} of the runs failed[/]; see: linear-backprop runs --runs {escape(str(runs))}")
+        raise typer.Exit(_FAILED)
+
+
+@app.command(name="runs")
+def list_runs(runs: Runs = Path("runs")) -> None:
+    """List what is recorded: complete, diverged, running, unfinished, failed, broken or set aside.
+
+    For example:
+
+    [bold]linear-backprop runs --runs results[/]
+    """
+    found = listing(runs)
+    if not found:
+        raise RunError(f"no record lies below {runs}; make some with: linear-backprop reproduce")
+    columns = ("experiment", "record", "settings", "state", "best accuracy", "seconds")
+    table = Table(*columns, box=None, header_style="bold")
+    for run in found:
+        accuracy = "" if run.best_accuracy is None else f"{100 * run.best_accuracy:.1f}%"
+        seconds = "" if run.seconds is None else f"{run.seconds:.0f}"
+        state = f"{run.state} ({run.detail})" if run.detail else run.state
+        table.add_row(run.experiment, run.folder.name, *map(escape, (run.settings, state)), accuracy, seconds)
+    _console.print(table, highlight=False)
 
 
 @app.command()

@@ -45,6 +45,8 @@ def image_job(root: Path, config: Mapping[str, Any], data: Path | None, download
         steps=steps,
         perform=partial(_perform, run, data, download),
         estimate=partial(seconds_at_most, run.config),
+        # Without a GPU, several processes cannot take batch statistics together.
+        shared=training_device() == "cuda" or not run.config["model"].get("batch_norm", True),
     )
 
 

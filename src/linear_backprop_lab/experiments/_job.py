@@ -21,6 +21,7 @@ class Job:
         perform: Makes the run, resuming one that was killed where it can; calls its argument with the
             number of steps done, now and then. Can be pickled, and is small.
         estimate: Seconds that `perform` takes at most, by timing a step or two here on one thread; None if unknown.
+        shared: Whether the processes of a process group may make it together, each calling `perform`.
     """
 
     run: Run
@@ -28,3 +29,4 @@ class Job:
     steps: int
     perform: Callable[[OnStep], None]
     estimate: Callable[[], float] | None = None
+    shared: bool = False

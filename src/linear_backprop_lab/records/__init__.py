@@ -1,6 +1,13 @@
 """Records of runs: what was run, where, and what came out."""
 
+from ._damage import damage as damage
+from ._damage import set_aside as set_aside
 from ._environment import environment as environment
+from ._errors import RunError as RunError
+from ._listing import Listed as Listed
+from ._listing import listing as listing
+from ._lock import BusyError as BusyError
+from ._lock import is_locked as is_locked
+from ._lock import lock as lock
 from ._run import Run as Run
-from ._run import RunError as RunError
 from ._run import runs_below as runs_below

@@ -18,6 +18,7 @@ from linear_backprop_lab.records import Run
 from ._batches import Normalizer, crop_and_flip, draw_crops
 from ._diagnostics import diagnose, layer_names
 from ._evaluation import evaluate, finite, loss_and_hits
+from ._ranks import Ranks
 from ._recipe import Recipe
 
 _PROBE = 128
@@ -44,6 +45,8 @@ def train(
     record: a result, not an error. On the CPU a resumed run ends with the same bits as one never disturbed, the
     number of threads being the same.
 
+    In a process group of torch.distributed all its processes make the run together, see `Ranks`; the first records it.
+
     Binarized weights are clipped to [-1, 1] after every step. Within an epoch nothing waits for the device.
 
     Args:
@@ -65,28 +68,30 @@ def train(
     optimizer, clipped = recipe.optimizer_for(model), latent_weights(model)
     images, labels = data.train_images.to(device), data.train_labels.to(device)
     normalize = Normalizer(images)
-    forward = _forward(model, normalize, recipe, device)
+    ranks = Ranks()
+    forward = _forward(ranks.wrap(model), normalize, recipe, device)
     judged = _judged(data, device)
     probe = normalize(images[:_PROBE]), labels[:_PROBE]
     diverged = False
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(recipe.seed)
-        epochs_done = _start_or_resume(run, model, optimizer, device)
+        epochs_done = _start_or_resume(run, model, optimizer, device, ranks)
         step = epochs_done * math.ceil(len(images) / recipe.batch_size)
 
         for epoch in range(epochs_done + 1, recipe.epochs + 1):
             started = time.perf_counter()
             totals = torch.zeros(2, dtype=torch.float64, device=device)
-            order = torch.randperm(len(images)).to(device)
-            crops = draw_crops(len(images)).to(device) if recipe.augment else None
+            order = ranks.from_first(lambda: torch.randperm(len(images))).to(device)
+            crops = ranks.from_first(lambda: draw_crops(len(images))).to(device) if recipe.augment else None
             model.train()
             for chosen in order.split(recipe.batch_size):
-                batch, targets = images[chosen], labels[chosen]
+                share = ranks.share(chosen)
+                batch, targets = images[share], labels[share]
                 if crops is not None:
-                    batch = crop_and_flip(batch, crops[chosen])
+                    batch = crop_and_flip(batch, crops[share])
                 logits = forward(batch)
-                loss = F.cross_entropy(logits, targets)
+                loss = ranks.weigh(F.cross_entropy(logits, targets), share, chosen)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -95,7 +100,7 @@ def train(
                 totals += loss_and_hits(logits.detach(), targets)
                 step += 1
                 on_step(step)
-            train_loss, train_accuracy = (totals / len(images)).tolist()
+            train_loss, train_accuracy = (ranks.total(totals) / len(images)).tolist()
             metrics = {"epoch": epoch, "train_loss": finite(train_loss), "train_accuracy": train_accuracy}
             model.eval()
             for name, (those, their_labels) in judged.items():
@@ -103,15 +108,18 @@ def train(
             diverged = metrics["train_loss"] is None or metrics["test_loss"] is None
             if recipe.diagnostics:
                 metrics |= diagnose(model, *probe)
-            run.log(**metrics, seconds=time.perf_counter() - started)
-            if diverged:
+            if ranks.first:
+                run.log(**metrics, seconds=time.perf_counter() - started)
+            if ranks.from_first(lambda: diverged):
                 break
-            run.save_checkpoint(
-                model=model.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch, **_generators(device)
-            )
+            if ranks.first:
+                run.save_checkpoint(
+                    model=model.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch, **_generators(device)
+                )
 
     names = layer_names(model, probe[0]) if recipe.diagnostics else {}
-    run.close(source=data.source, **_closing_record(run.metrics, diverged), **names)
+    if ranks.first:
+        run.close(source=data.source, **_closing_record(run.metrics, diverged), **names)
 
 
 def _forward(
@@ -142,18 +150,22 @@ def _judged(data: ImageDataset, device: torch.device) -> dict[str, tuple[Tensor,
     return judged
 
 
-def _start_or_resume(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+def _start_or_resume(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, ranks: Ranks
+) -> int:
     """Begin the run, or put back what its checkpoint holds; returns how many epochs are done."""
-    checkpoint = run.resume()
+    checkpoint = ranks.from_first(run.resume)
     if checkpoint is None:
-        run.start()
+        if ranks.first:
+            run.start()
         return 0
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
     torch.set_rng_state(checkpoint["generator"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(checkpoint["device_generator"], device)
-    run.keep_metrics(checkpoint["epoch"])
+    if ranks.first:
+        run.keep_metrics(checkpoint["epoch"])
     return checkpoint["epoch"]
 
 

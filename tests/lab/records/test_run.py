@@ -130,7 +130,7 @@ def test_a_damaged_file_is_named(
     run.close(loss=0.25)
     path = run.folder / name
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(RunError, match=rf"{re.escape(str(path))} cannot be read .*remove"):
+    with pytest.raises(RunError, match=rf"{re.escape(str(path))} cannot be read .*made anew"):
         read(run)
 
 
@@ -138,7 +138,7 @@ def test_a_damaged_file_is_named(
 def test_a_damaged_checkpoint_is_named(run: Run, damage: Callable[[bytes], bytes]) -> None:
     path = run.folder / "checkpoint.pt"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(RunError, match=rf"(?s)checkpoint\.pt cannot be read .*remove .*{run.key} and run"):
+    with pytest.raises(RunError, match=r"(?s)checkpoint\.pt cannot be read .*made anew"):
         run.resume()
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_named(run: Run, damage: Callable[[bytes], bytes
 def test_a_damaged_line_before_the_last_is_named(run: Run, line: bytes) -> None:
     path = run.folder / "metrics.jsonl"
     path.write_bytes(line + path.read_bytes())
-    with pytest.raises(RunError, match=rf"metrics\.jsonl is damaged .*remove .*{run.key} and run again"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged .*made anew"):
         _ = run.metrics
 
 
@@ -155,7 +155,7 @@ def test_a_missing_file_is_named(run: Run, name: str) -> None:
     run.close()
     (run.folder / name).unlink()
     read = {"record.json": lambda: run.record, "environment.json": lambda: run.environment}
-    with pytest.raises(RunError, match=rf"{re.escape(name)} cannot be read .*run again"):
+    with pytest.raises(RunError, match=rf"{re.escape(name)} cannot be read .*made anew"):
         read.get(name, lambda: run.arrays("predictions"))()
 
 
@@ -192,7 +192,7 @@ def test_records_of_two_machines_merge_by_copying(tmp_path: Path) -> None:
 def test_a_changed_configuration_is_refused(run: Run) -> None:
     run.close()
     (run.folder / "config.json").write_text(json.dumps({**CONFIG, "learning_rate": 1.0}))
-    with pytest.raises(RunError, match=r"config\.json was changed: its hash names [0-9a-f]{12}; remove"):
+    with pytest.raises(RunError, match=r"config\.json was changed: its hash names [0-9a-f]{12}; give"):
         list(runs_below(run.folder.parents[1]))
 
 
@@ -200,7 +200,7 @@ def test_a_changed_configuration_is_refused(run: Run) -> None:
 def test_a_configuration_of_another_kind_is_refused(run: Run, text: str) -> None:
     run.close()
     (run.folder / "config.json").write_text(text)
-    with pytest.raises(RunError, match=r"config\.json cannot be read .*remove its folder"):
+    with pytest.raises(RunError, match=r"config\.json cannot be read .*made anew"):
         list(runs_below(run.folder.parents[1]))
 
 

@@ -200,7 +200,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     run = Run(tmp_path, {"experiment": "small"})
     run.start()
     (run.folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(RunError, match=r"checkpoint\.pt cannot be read .* remove .* and run again"):
+    with pytest.raises(RunError, match=r"checkpoint\.pt cannot be read .*made anew"):
         trained(tmp_path)
 
 

@@ -1,0 +1,49 @@
+"""Damaged records: found, said, set aside. Nothing is deleted."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from ._errors import RunError
+from ._files import SUMS, damaged_by_sums
+from ._run import Run, run_in
+
+
+def damage(run: Run) -> str | None:
+    """What is wrong with the files of the run, in words; None where they are whole or there are none.
+
+    A complete run is compared with its checksums; one without them, made before there were any, is read.
+    Of an unfinished run, everything that going on would build on is read.
+    """
+    if not (run.folder / "config.json").exists() and not _has_content(run):
+        return None
+    try:
+        run_in(run.folder)
+        if run.is_complete and (run.folder / SUMS).exists():
+            return damaged_by_sums(run.folder)
+        _read_everything(run)
+    except RunError as error:
+        return str(error).partition(";")[0]
+    return None
+
+
+def set_aside(run: Run) -> Path:
+    """Rename the run's folder to `<hash>.broken-<n>`, the first n that is free; the run is not begun then."""
+    names = (run.folder.with_name(f"{run.key}.broken-{n}") for n in itertools.count(1))
+    target = next(path for path in names if not path.exists())
+    return run.folder.rename(target)
+
+
+def _has_content(run: Run) -> bool:
+    """Whether anything was recorded: a run killed as it began leaves an empty folder."""
+    return any((run.folder / name).exists() for name in ("metrics.jsonl", "checkpoint.pt", "record.json"))
+
+
+def _read_everything(run: Run) -> None:
+    _ = run.metrics, run.failure
+    run.resume()
+    if run.is_complete:
+        _ = run.record, run.environment
+        for path in run.folder.glob("[!.]*.npz"):
+            run.arrays(path.stem)

@@ -1,0 +1,78 @@
+"""Files that are written whole or not at all, and the checksums that tell."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ._errors import RunError
+
+SUMS = "SHA256SUMS"
+
+_LINE = re.compile(r"([0-9a-f]{64})  ([^/\n]+)")
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a temporary file, flush it to the disk and rename it: a kill leaves the old content or the new.
+
+    Raises:
+        RunError: The disk is full, or refuses for another reason; the old content is kept.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line and flush it to the disk; a kill or a full disk may leave a part of it, without its end.
+
+    Raises:
+        RunError: The disk is full, or refuses for another reason.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(f"{line}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The error to raise where `path` could not be written."""
+    return RunError(f"{path} cannot be written ({error.strerror}); make room there and run again, it goes on")
+
+
+def checksum(content: bytes) -> str:
+    """The SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sums_of(contents: Iterable[tuple[str, bytes]]) -> bytes:
+    """The text of a `SHA256SUMS` file, as `sha256sum --check` reads it."""
+    return "".join(f"{checksum(content)}  {name}\n" for name, content in sorted(contents)).encode()
+
+
+def damaged_by_sums(folder: Path) -> str | None:
+    """The first file that is not what `SHA256SUMS` says, and in which way; None where all are."""
+    lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is None:
+            return f"{SUMS} is damaged"
+        expected, name = match.groups()
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if checksum((folder / name).read_bytes()) != expected:
+            return f"{name} is not as it was written"
+    return None if lines else f"{SUMS} is empty"

@@ -1,0 +1,115 @@
+"""What lies in a folder of records, a run a line, damaged and unfinished ones included."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._damage import damage
+from ._errors import RunError
+from ._lock import is_locked
+from ._run import Run, folders_below, is_set_aside, run_in
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One folder of a run.
+
+    Attributes:
+        folder: Where it lies.
+        experiment: As in its configuration, or as its path says where that cannot be read.
+        settings: What tells it from the experiment's other runs, in a few words.
+        state: `complete`, `diverged`, `running`, `unfinished`, `failed`, `broken` or `set aside`.
+        detail: How far it is, or what is wrong with it; empty for a complete run.
+        best_accuracy: The best top-1 test accuracy of its epochs, in [0, 1]; None where it has none.
+        seconds: What its epochs took; None where that is not recorded.
+    """
+
+    folder: Path
+    experiment: str
+    settings: str
+    state: str
+    detail: str
+    best_accuracy: float | None
+    seconds: float | None
+
+
+def listing(root: Path) -> list[Listed]:
+    """Every folder of a run below `root`, by experiment, then by settings."""
+    folders = folders_below(root)
+    words = _settings(folders)
+    listed = [_listed(folder, words.get(folder, "")) for folder in folders]
+    return sorted(listed, key=lambda run: (run.experiment, run.settings, run.folder.name))
+
+
+def _listed(folder: Path, settings: str) -> Listed:
+    experiment = folder.parent.name
+    if is_set_aside(folder):
+        return Listed(folder, experiment, settings, "set aside", "", None, None)
+    try:
+        run = run_in(folder)
+        if is_locked(run):
+            state, detail = "running", _progress(run)
+        elif (wrong := damage(run)) is not None:
+            return Listed(folder, experiment, settings, "broken", wrong, None, None)
+        else:
+            state, detail = _resting_state(run)
+        accuracies = [line["test_accuracy"] for line in run.metrics if line.get("test_accuracy") is not None]
+        return Listed(folder, experiment, settings, state, detail, max(accuracies, default=None), _seconds(run))
+    except RunError as error:
+        wrong = str(error).partition(";")[0]
+        return Listed(folder, experiment, settings, "broken", wrong, None, None)
+
+
+def _resting_state(run: Run) -> tuple[str, str]:
+    if run.is_complete:
+        return ("diverged", _progress(run)) if run.record.get("status") == "diverged" else ("complete", "")
+    if (failure := run.failure) is not None:
+        return "failed", failure
+    return "unfinished", _progress(run)
+
+
+def _progress(run: Run) -> str:
+    last = run.metrics[-1:]
+    return next((f"{name} {line[name]}" for line in last for name in ("epoch", "step") if name in line), "")
+
+
+def _seconds(run: Run) -> float | None:
+    if run.is_complete:
+        return run.record.get("seconds")
+    taken = [line["seconds"] for line in run.metrics if "seconds" in line]
+    return sum(taken) if taken else None
+
+
+def _settings(folders: Iterable[Path]) -> dict[Path, str]:
+    """Of every folder whose configuration can be read, the settings in which its experiment's runs differ."""
+    experiments: dict[str, dict[Path, dict[str, Any]]] = defaultdict(dict)
+    for folder in folders:
+        try:
+            experiments[folder.parent.name][folder] = _flat(run_in(folder).config)
+        except RunError:
+            continue
+    return {folder: words for flats in experiments.values() for folder, words in _differences(flats).items()}
+
+
+def _differences(flats: dict[Path, dict[str, Any]]) -> dict[Path, str]:
+    values: dict[str, set[str]] = defaultdict(set)
+    for flat in flats.values():
+        for name, value in flat.items():
+            values[name].add(repr(value))
+    differing = [name for name, found in values.items() if len(found) > 1 or name == "rule"]
+    return {folder: _words(flat, differing) for folder, flat in flats.items()}
+
+
+def _words(flat: dict[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]} {flat[name]}" for name in names if name in flat)
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
