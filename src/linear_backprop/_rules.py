@@ -27,7 +27,7 @@ Elementwise = Callable[[Tensor], Tensor]
 class BackwardRule(abc.ABC):
     """What cotangent goes to the pre-activation a when the activation h = f(a) receives g.
 
-    To write one's own, subclass as a frozen dataclass and give `cotangent`::
+    To write one's own, subclass as a frozen dataclass and give `cotangent`:
 
         @dataclass(frozen=True)
         class Damped(lb.BackwardRule):
