@@ -1,6 +1,8 @@
 """What holds for every activation in every form under every rule, generated from the catalogue."""
 
+import gc
 import inspect
+import weakref
 
 import forms
 import numpy as np
@@ -186,3 +188,58 @@ def test_modules_convert(activation: lb.Activation, inplace: bool, rule: lb.Back
     (restored,) = torch.autograd.grad(model(x.clone()).sum(), x)
     (native,) = torch.autograd.grad(expected.sum(), x)
     assert forms.same_bits(restored, native)
+
+
+@by_rule
+@pytest.mark.parametrize("form", ["out of place", "in place", "block"])
+def test_a_subclass_of_tensor_comes_back_as_pytorch_returns_it(rule: lb.BackwardRule, form: str):
+    class Labelled(torch.Tensor):
+        """Says with every result what made it, as classes that carry metadata do."""
+
+        label = ""
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            result = super().__torch_function__(func, types, args, kwargs)
+            if isinstance(result, cls):
+                result.label = args[0].label
+            return result
+
+    leaf = points().requires_grad_()
+    x = leaf.clone().as_subclass(Labelled)
+    x.label = "kept"
+    if form == "block":
+        with lb.backward_rule(rule):
+            h = torch.tanh(x)
+    else:
+        h = lb.with_rule(torch.tanh if form == "out of place" else torch.tanh_, rule)(x)
+    assert type(h) is Labelled and h.label == "kept"
+    (got,) = torch.autograd.grad(h.as_subclass(torch.Tensor).sum(), leaf)
+    expected = forms.factor(rule, "tanh")(leaf.detach().numpy())
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-10)
+
+
+@by_rule
+def test_clamp_broadcasts_its_bounds(rule: lb.BackwardRule):
+    x = torch.tensor([[-2.0], [0.5]], dtype=torch.float64, requires_grad=True)
+    low = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    h = lb.with_rule(torch.clamp, rule)(x, min=low)
+    assert torch.equal(h, torch.clamp(x, min=low))
+    of_x, of_low = torch.autograd.grad(h.sum(), (x, low))
+    a = x.detach().numpy()
+    slopes = 1.0 * (a >= low.detach().numpy())
+    factor = {lb.Exact(): slopes, lb.Blend(lb.Linear(), lb.Exact(), 0.25): 0.75 + 0.25 * slopes}.get(rule)
+    if factor is None:
+        factor = forms.factor(rule, "clamp")(a) * np.ones(3)
+    np.testing.assert_allclose(of_x.numpy(), factor.sum(1, keepdims=True), rtol=1e-12)
+    assert of_low.tolist() == [1.0, 1.0, 2.0]
+
+
+def test_linear_keeps_no_argument_alive():
+    x, low = points().requires_grad_(), torch.zeros(60, dtype=torch.float64)
+    alive = weakref.ref(low)
+    h = lb.with_rule(torch.clamp)(x, min=low)
+    del low
+    gc.collect()
+    assert alive() is None
+    h.sum().backward()

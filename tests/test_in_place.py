@@ -1,5 +1,7 @@
 """In-place activations: nothing that autograd saved is corrupted, and PyTorch's own refusals stand."""
 
+from functools import partial
+
 import pytest
 import torch
 from forms import RULES
@@ -99,3 +101,31 @@ def test_in_place_without_grad(rule: lb.BackwardRule):
     x = torch.randn(4, requires_grad=True)
     with torch.no_grad():
         assert (lb.with_rule(torch.relu_, rule)(x) >= 0).all()
+
+
+@by_rule
+def test_a_partial_does_not_hide_that_it_works_in_place(rule: lb.BackwardRule):
+    in_place = lb.with_rule(partial(F.leaky_relu, negative_slope=0.5, inplace=True), rule)
+    x = torch.tensor([-2.0, 3.0], requires_grad=True)
+    with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
+        in_place(x)
+    z = x * 1
+    assert in_place(z) is z
+    assert z.tolist() == [-1.0, 3.0]
+
+
+def test_a_partial_passes_gradients_to_what_it_holds():
+    slope = torch.tensor([0.5], requires_grad=True)
+    lb.with_rule(partial(F.prelu, weight=slope))(torch.tensor([-2.0, 3.0])).sum().backward()
+    assert slope.grad is not None and slope.grad.tolist() == [-2.0]
+
+
+@by_rule
+def test_a_user_s_function_that_overwrites_its_input_is_refused(rule: lb.BackwardRule):
+    def halve(z: torch.Tensor) -> torch.Tensor:
+        return z.mul_(0.5)
+
+    z = torch.ones(3, requires_grad=True) * 1
+    if not isinstance(rule, lb.Exact):  # under which PyTorch runs the function and sees the write
+        with pytest.raises(lb.LinearBackpropError, match="halve overwrites its input"):
+            lb.with_rule(halve, rule)(z)

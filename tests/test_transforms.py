@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from forms import RULES
+from forms import CASES, RULES
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn import functional as F
@@ -53,6 +53,26 @@ def test_compile_whole_graph(rule: lb.BackwardRule, x: Tensor):
     lb.convert(model, rule)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradients(model, compiled, x), gradients(model, model, x), rtol=1e-12, atol=1e-14)
+
+
+@by_rule
+def test_every_form_compiles_into_one_graph(rule: lb.BackwardRule):
+    torch.compiler.reset()
+    x = torch.linspace(-4, 4, 12, dtype=torch.float64).expand(len(CASES), -1).clone().requires_grad_()
+
+    def run(x: Tensor) -> Tensor:
+        return torch.stack(
+            [case.run(lb.with_rule(case.function, rule), z * 1) for case, z in zip(CASES, x, strict=True)]
+        )
+
+    drawn = torch.tensor(["training" in case.label for case in CASES])  # compiled, RReLU draws other numbers
+    expected, got = run(x), torch.compile(run, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(got[~drawn], expected[~drawn], rtol=1e-12, atol=1e-14)
+    (of_expected,), (of_got,) = (torch.autograd.grad(h.sum(), x) for h in (expected, got))
+    torch.testing.assert_close(of_got[~drawn], of_expected[~drawn], rtol=1e-12, atol=1e-14)
+    slopes = torch.where(x > 0, 1, got / x).detach()[drawn]
+    if isinstance(rule, lb.Blend):
+        torch.testing.assert_close(of_got[drawn], 0.75 + 0.25 * slopes, rtol=1e-12, atol=1e-14)
 
 
 def test_compile_with_inductor(x: Tensor):

@@ -88,6 +88,7 @@ class Form:
         always_in_place: Whether it overwrites its input, as `torch.relu_` does.
         inplace_position: Where its `inplace` argument stands, as in `F.relu(input, inplace)`; None without.
         training_position: Where its `training` argument stands, for the random activation; None without.
+        broadcasts: Whether its further tensor arguments and its input are broadcast against each other.
     """
 
     activation: Activation | None
@@ -95,6 +96,7 @@ class Form:
     always_in_place: bool = False
     inplace_position: int | None = None
     training_position: int | None = None
+    broadcasts: bool = False
 
 
 def _attributes(name: str) -> Iterator[Function]:
@@ -115,6 +117,7 @@ def _position(function: Function, argument: str) -> int | None:
 def _forms() -> Iterator[tuple[Function, Form]]:
     for activation in CATALOGUE:
         training = 3 if activation.name == "rrelu" else None
+        broadcasts = activation.name == "clamp"
         for name in (activation.name, *_ALIASES.get(activation.name, ())):
             for function in _attributes(name):
                 yield (
@@ -125,6 +128,7 @@ def _forms() -> Iterator[tuple[Function, Form]]:
                         False,
                         _position(function, "inplace"),
                         training_position=training,
+                        broadcasts=broadcasts,
                     ),
                 )
             for function in _attributes(f"{name}_"):

@@ -100,10 +100,11 @@ def _keep(
     parameters: tuple[Tensor, ...],
     of_parameters: bool,
 ) -> None:
-    ctx.f, ctx.rule, ctx.parameter_count = f, rule, len(parameters)
+    ctx.rule, ctx.parameter_count = rule, len(parameters)
     ctx.of_parameters = of_parameters
     ctx.saved = rule.uses_pre_activation or of_parameters
     if ctx.saved:
+        ctx.f = f  # which may hold tensors of its own
         ctx.save_for_backward(a, *parameters)
 
 
@@ -113,6 +114,8 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     a, *parameters = ctx.saved_tensors if ctx.saved else (None,)
     # `torch.compile` traces the backward pass inside the `backward_rule` block that it sees around the forward pass.
     with unseen_by_modes():
+        if not ctx.saved:
+            return None, None, ctx.rule.cotangent(g, None, None), *no_parameters
         of_a = ctx.rule.cotangent(g, a, lambda z: ctx.f(z, *parameters))
         if not ctx.of_parameters:
             return None, None, of_a, *no_parameters

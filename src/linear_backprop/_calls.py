@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -54,13 +55,36 @@ class RuledFunction:
         Raises:
             LinearBackpropError: The pre-activation is not the first positional argument or `input`.
         """
+        function = self.function
+        if isinstance(function, partial) and not function.args:  # lest it hide `inplace` or tensors
+            function, kwargs = function.func, {**function.keywords, **kwargs}
         if not args and "input" not in kwargs:
-            name = getattr(self.function, "__qualname__", self.function)
-            raise LinearBackpropError(f"pass the pre-activation to {name} as its first positional argument")
-        return call(self.function, self.rule, args, kwargs)
+            raise LinearBackpropError(f"pass the pre-activation to {_name(function)} as its first positional argument")
+        if function in FORMS or torch.compiler.is_compiling():
+            return call(function, self.rule, args, kwargs)
+        return _leaving_its_input_alone(function, self.rule, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"with_rule({getattr(self.function, '__qualname__', self.function)}, {self.rule!r})"
+        return f"with_rule({_name(self.function)}, {self.rule!r})"
+
+
+def _name(function: Function) -> str:
+    return str(getattr(function, "__qualname__", function))
+
+
+def _leaving_its_input_alone(
+    function: Function, rule: BackwardRule, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`call` for a user's own function, which autograd cannot keep from writing into its input."""
+    tensors = [a for a in args[:1] if isinstance(a, Tensor) and not a.is_inference()]
+    before = [a._version for a in tensors]
+    result = call(function, rule, args, kwargs)
+    if [a._version for a in tensors] != before:
+        raise LinearBackpropError(
+            f"{_name(function)} overwrites its input, which autograd cannot see under a rule; have it return a new "
+            f"tensor. Only PyTorch's own in-place activations may overwrite theirs"
+        )
+    return result
 
 
 Carrier = Callable[..., Tensor]
@@ -82,8 +106,11 @@ def call(
         kwargs: As the function is called.
         carrier: Makes h of f, the rule, a and the tensors f depends on; see `activate`.
     """
-    form = FORMS.get(function) or Form(None, function)
     a = args[0] if args else kwargs.get("input")
+    if _speaks_for_itself(a):
+        run = partial(_call_flat, function, rule, carrier)
+        return type(a).__torch_function__(run, (type(a),), args, kwargs)
+    form = FORMS.get(function) or Form(None, function)
     native = type(rule) is Exact or torch.compiler.is_exporting()  # `torch.export` drops autograd Functions
     if native or not _is_differentiable(a) or kwargs.get("out") is not None:
         with unseen_by_modes():
@@ -107,6 +134,19 @@ def call(
 def overwrites_input(form: Form, rest: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     """Whether a call overwrites its first argument, given the others."""
     return form.always_in_place or bool(_argument("inplace", form.inplace_position, rest, keywords))
+
+
+def _call_flat(function: Function, rule: BackwardRule, carrier: Carrier, *args: Any, **kwargs: Any) -> Any:
+    return call(function, rule, args, kwargs, carrier)
+
+
+def _speaks_for_itself(a: object) -> TypeGuard[Tensor]:
+    """Whether a's class has a say in what PyTorch's functions return for it: its own class, most often."""
+    if type(a) is Tensor or not isinstance(a, Tensor):
+        return False
+    plain = torch._C._disabled_torch_function_impl  # pyright: ignore[reportPrivateUsage]
+    enabled = torch._C._is_torch_function_enabled()  # pyright: ignore[reportPrivateUsage]
+    return enabled and type(a).__torch_function__ is not plain
 
 
 def _is_differentiable(a: object) -> TypeGuard[Tensor]:
@@ -142,10 +182,12 @@ def _out_of_place(
     form: Form, carrier: Carrier, rule: BackwardRule, a: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]
 ) -> Tensor:
     if _argument("training", form.training_position, rest, keywords):
-        return carrier(_Drawn.apply, rule, a, *_draw(a, rest, keywords))
+        return carrier(_drawn, rule, a, *_draw(a, rest, keywords))
     named = [name for name, value in keywords.items() if _is_differentiable(value)]
     placed = [index for index, value in enumerate(rest) if _is_differentiable(value)]
     tensors = [rest[index] for index in placed] + [keywords[name] for name in named]
+    if form.broadcasts:
+        a = a.expand(torch.broadcast_shapes(a.shape, *(tensor.shape for tensor in tensors)))
 
     def f(z: Tensor, *parameters: Tensor) -> Tensor:
         arguments = list(rest)
@@ -162,26 +204,13 @@ def _draw(a: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[T
     lower = 1 / 8 if (given := _argument("lower", 1, rest, keywords)) is None else given
     upper = 1 / 3 if (given := _argument("upper", 2, rest, keywords)) is None else given
     generator = _argument("generator", 4, rest, keywords)
-    slopes = torch.empty_like(a)
     with unseen_by_modes():
-        values = torch.ops.aten.rrelu_with_noise(a.detach(), slopes, lower, upper, True, generator)
-    return values, slopes
+        z = a.detach()
+        # The other form, which writes the slopes in place, loses them when it is compiled.
+        return torch.ops.aten.rrelu_with_noise_functional(z, torch.empty_like(z), lower, upper, True, generator)
 
 
-class _Drawn(torch.autograd.Function):
+def _drawn(a: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
     """RReLU once its slopes are drawn: a function of a that can be evaluated and differentiated again."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
-        return values.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[2])
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (slopes,) = ctx.saved_tensors
-        return g * slopes, None, None
+    # The forward pass, where autograd is off, has RReLU's own values: in half precision a * slopes is not to the bit.
+    return a * slopes if torch.is_grad_enabled() else values.clone()

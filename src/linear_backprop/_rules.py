@@ -27,7 +27,7 @@ Elementwise = Callable[[Tensor], Tensor]
 class BackwardRule(abc.ABC):
     """What cotangent goes to the pre-activation a when the activation h = f(a) receives g.
 
-    To write one's own, subclass as a frozen dataclass and give `cotangent`::
+    To write one's own, subclass as a frozen dataclass and give `cotangent`:
 
         @dataclass(frozen=True)
         class Damped(lb.BackwardRule):
@@ -54,7 +54,7 @@ class BackwardRule(abc.ABC):
 
         Args:
             g: The cotangent of h, any shape.
-            a: The pre-activation, the shape of g. Not to be used where `uses_pre_activation` is False.
+            a: The pre-activation, the shape of g.
             f: The activation: maps a tensor to one of the same shape, is deterministic and has no
                 side effect.
 
@@ -64,7 +64,7 @@ class BackwardRule(abc.ABC):
 
     @property
     def uses_pre_activation(self) -> bool:
-        """Whether `cotangent` reads a; where it does not, nothing is saved for the backward pass."""
+        """Whether `cotangent` reads a or f; where not, it gets None for both and nothing is kept for it."""
         return True
 
 

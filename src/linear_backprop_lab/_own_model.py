@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 import linear_backprop as lb
 
@@ -71,6 +73,21 @@ def converted(own: OwnModel, rule: lb.BackwardRule, where: list[str] | None) -> 
         return str(conversion)
 
 
+def loss(output: Any) -> Tensor:
+    """Half the mean square of the output, or of the first floating tensor in it.
+
+    Raises:
+        OwnModelError: There is none in it.
+    """
+    for part in _pytree.tree_leaves(output):
+        if isinstance(part, Tensor) and part.is_floating_point():
+            return part.square().mean() / 2
+    raise OwnModelError(
+        f"the model returns {type(output).__name__} without a floating tensor in it; "
+        f"wrap it in a module that returns one"
+    )
+
+
 def _imported(target: str) -> Any:
     module_name, _, name = target.partition(":")
     if not module_name or not name:
@@ -81,6 +98,8 @@ def _imported(target: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise OwnModelError(f"cannot import {module_name!r}: {error}; {_FORM}") from error
+    except Exception as error:
+        raise OwnModelError(f"importing {module_name!r} raised {_named(error)}") from error
     finally:
         sys.path.remove(here)
     if not hasattr(module, name):
@@ -91,6 +110,16 @@ def _imported(target: str) -> Any:
 
 def _called(factory: Any, target: str) -> Any:
     try:
-        return factory()
+        inspect.signature(factory).bind()
     except TypeError as error:
-        raise OwnModelError(f"{target} cannot be called without arguments: {error}") from error
+        raise OwnModelError(f"{target} cannot be called without arguments: {error}; {_FORM}") from error
+    except ValueError:  # a builtin that does not say what it takes
+        pass
+    try:
+        return factory()
+    except Exception as error:
+        raise OwnModelError(f"{target}() raised {_named(error)}") from error
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import math
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from rich.table import Table
 
 import linear_backprop as lb
 from linear_backprop.diagnostics import Alignment, gradient_alignment
-from linear_backprop_lab._own_model import OwnModelError, converted, own_model
+from linear_backprop_lab._own_model import OwnModelError, converted, loss, own_model
 from linear_backprop_lab.data import DataError
 from linear_backprop_lab.experiments import EXPERIMENTS, Scale, awaited, experiments_named, stages_of, workload
 from linear_backprop_lab.records import RunError, listing
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         app(args=arguments, prog_name="linear-backprop")
-    except (lb.LinearBackpropError, DataError, EngineError, OwnModelError, ReportError, RunError) as error:
+    except (lb.LinearBackpropError, DataError, EngineError, OwnModelError, ReportError, RunError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(_FAILED)
 
@@ -242,8 +243,8 @@ def convert_check(
 ) -> None:
     """Convert your model, list what follows the rule, and compare its gradient with Backprop's on one batch.
 
-    FACTORY is called without arguments and returns a model, or a pair (model, inputs) for a model that does
-    not take a batch of floats. The loss is half the mean square of the output. For example:
+    FACTORY is called without arguments and returns a model, or a pair (model, inputs) for one that takes no batch
+    of floats. The loss is half the mean square of the output, or of the first tensor in it. For example:
 
     [bold]linear-backprop convert-check my_models:Net --input-shape 16,1,28,28 --rule pre-activation[/]
     """
@@ -251,7 +252,7 @@ def convert_check(
         backward_rule = lb.rule_from_name(rule)
         own = own_model(target, _shape(input_shape))
     _console.print(converted(own, backward_rule, where), highlight=False, markup=False, soft_wrap=True)
-    alignment = gradient_alignment(own.model, backward_rule, own.inputs, where=where)
+    alignment = gradient_alignment(own.model, backward_rule, own.inputs, loss, where)
     _console.print("", _alignment_table(alignment), highlight=False)
 
 
@@ -265,7 +266,7 @@ def _call(rule: type[lb.BackwardRule]) -> str:
 def _alignment_table(alignment: Alignment) -> Table:
     table = Table("gradient of", "cosine with Backprop's", box=None, header_style="bold")
     for name, cosine in alignment.by_parameter.items():
-        table.add_row(name, f"{cosine:+.3f}")
+        table.add_row(name, "no gradient" if math.isnan(cosine) else f"{cosine:+.3f}")
     table.add_row("all parameters", f"{alignment.cosine:+.3f}", style="bold")
     table.caption = f"length of the whole gradient: {alignment.norm_ratio:.3g} times Backprop's"
     return table

@@ -57,6 +57,13 @@ def test_alignment_refuses(model, loss_fn, message):
         gradient_alignment(model, lb.Linear(), torch.ones(2, 3), loss_fn)
 
 
+def test_alignment_refuses_a_converted_model():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    lb.convert(model)
+    with pytest.raises(lb.LinearBackpropError, match=r"the model is converted.*remove\(\) that first"):
+        gradient_alignment(model, lb.Linear(), torch.ones(2, 3))
+
+
 def test_saved_bytes_by_hand():
     x = torch.randn(100, requires_grad=True)
     assert saved_bytes(torch.tanh, x) == 400  # its output

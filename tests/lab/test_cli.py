@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from lab.report.made_up import image_config, image_run
@@ -18,6 +19,7 @@ from linear_backprop_lab.experiments import EXPERIMENTS, Experiment, Job, Scale,
 from linear_backprop_lab.experiments._image_run import image_job
 from linear_backprop_lab.records import Run, damage, is_locked, runs_below
 
+RESULTS = Path(__file__).parents[2] / "results"
 COMMAND = [sys.executable, "-c", "from linear_backprop_lab.cli import main; main()"]
 
 
@@ -91,6 +93,7 @@ def test_report_is_drawn_from_records_alone(linear_backprop, tmp_path):
         (["convert-check", "mf"], 2, "'mf' is not a model; give MODULE:FACTORY, such as"),
         (["convert-check", "no_such_module:f"], 2, "cannot import 'no_such_module'"),
         (["convert-check", "math:Net"], 2, "math has no 'Net'; it has acos, acosh,"),
+        (["report", "--runs", RESULTS, "--report", "/proc/none/r.html"], 1, "error: [Errno 2] No such file"),
         (["convert-check", "math:sin"], 2, "math:sin cannot be called without arguments"),
         (["convert-check", "os:getcwd"], 2, "os:getcwd gives str, not an nn.Module"),
         (["convert-check", "torch.nn:ReLU", "--input-shape", "3,x"], 2, "'3,x' is not a shape; give positive sizes"),
@@ -146,6 +149,59 @@ def test_convert_check_finds_calls_and_compares_gradients(linear_backprop, tmp_p
     assert sys.path == before
     code, printed = linear_backprop("convert-check", "model_of_one_unit:make", "--rule", "exact")
     assert "1 times Backprop's" in printed
+
+
+def test_convert_check_takes_the_first_tensor_of_an_output_and_says_what_has_no_gradient(
+    linear_backprop, tmp_path, monkeypatch
+):
+    (tmp_path / "model_of_many_outputs.py").write_text(
+        textwrap.dedent("""
+            import torch
+            from torch import nn
+
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.layer, self.unused = nn.Linear(2, 1), nn.Linear(2, 1, bias=False)
+
+                def forward(self, x):
+                    return {"classes": x.argmax(1), "h": (torch.tanh(self.layer(x)), x)}
+
+            class Counts(Net):
+                def forward(self, x):
+                    return torch.tanh(self.layer(x)).argmax(1)
+        """)
+    )
+    monkeypatch.chdir(tmp_path)
+    code, printed = linear_backprop("convert-check", "model_of_many_outputs:Net", "--input-shape", "1,2")
+    assert code == 0
+    # One sample, one unit: both gradients lie on one line.
+    assert "layer.weight +1.000" in printed and "unused.weight no gradient" in printed
+    code, printed = linear_backprop("convert-check", "model_of_many_outputs:Counts", "--input-shape", "1,2")
+    assert code == 1
+    assert "the model returns Tensor without a floating tensor in it; wrap it in a module" in printed
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("def make(): return 1 + 'a'", "own_code:make() raised TypeError: unsupported operand"),
+        ("def make(): raise OSError('no weights')", "own_code:make() raised OSError: no weights"),
+        (
+            "def make(width): pass",
+            "own_code:make cannot be called without arguments: missing a required argument: 'width'",
+        ),
+        ("raise RuntimeError('not today')", "importing 'own_code' raised RuntimeError: not today"),
+        ("def make(: pass", "importing 'own_code' raised SyntaxError: invalid syntax"),
+    ],
+)
+def test_what_a_user_s_own_code_raises_is_said(linear_backprop, tmp_path, monkeypatch, body, message):
+    (tmp_path / "own_code.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_code", raising=False)
+    code, printed = linear_backprop("convert-check", "own_code:make")
+    assert code == 2
+    assert message in printed.replace("│ ", "")
 
 
 def test_rules_lists_every_rule_with_its_formula(linear_backprop):

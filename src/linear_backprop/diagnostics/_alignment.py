@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._convert import convert
+from .._convert import convert, is_converted
 from .._errors import LinearBackpropError
 from .._rules import BackwardRule
 from .._where import Where
@@ -52,9 +52,12 @@ def gradient_alignment(
         where: As in `convert`.
 
     Raises:
-        LinearBackpropError: The model has no parameter that requires grad, or the loss is not a scalar.
+        LinearBackpropError: The model is converted already, has no parameter that requires grad, or the loss is
+            not a scalar.
         ConversionError: As in `convert`.
     """
+    if is_converted(model):
+        raise LinearBackpropError("the model is converted, and its gradient is not Backprop's; remove() that first")
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     ruled = copy.deepcopy(model)
     convert(ruled, rule, where)
