@@ -401,3 +401,25 @@ def test_a_later_conversion_keeps_the_rules_of_layers_that_it_has_none_for():
         assert torch.equal(layer_gradient(model), expected_gradient(True, True, True, True))
     first.remove()
     assert torch.equal(layer_gradient(model), expected_gradient(False, False, False, False))
+
+
+def test_a_shared_module_is_selected_by_any_of_its_paths():
+    act = nn.Tanh()
+    model = nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act)
+    assert [site.path for site in lb.convert(model, where="3").changed] == ["1"]
+
+
+def test_a_compiled_model_with_functional_activations_alone():
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.layer(x))
+
+    torch.compiler.reset()
+    model = Functional()
+    lb.convert(torch.compile(model, backend="aot_eager"))
+    model(-torch.ones(4, 3)).sum().backward()
+    assert model.layer.bias.grad.tolist() == [4.0, 4.0, 4.0]

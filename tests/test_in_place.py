@@ -129,3 +129,106 @@ def test_a_user_s_function_that_overwrites_its_input_is_refused(rule: lb.Backwar
     if not isinstance(rule, lb.Exact):  # under which PyTorch runs the function and sees the write
         with pytest.raises(lb.LinearBackpropError, match="halve overwrites its input"):
             lb.with_rule(halve, rule)(z)
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4), nn.Softplus()
+    ).double()
+
+
+def nodes(h: torch.Tensor) -> set[str]:
+    """The kinds of node in the graph below a tensor."""
+    found, queue = set(), [h.grad_fn]
+    while queue:
+        node = queue.pop()
+        found.add(node.name())
+        queue += [below for below, _ in node.next_functions if below is not None]
+    return found
+
+
+def one_by_one(model: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    for module in model:
+        x = module(x)
+    return x
+
+
+def test_in_a_sequential_linear_leaves_no_node_after_a_layer():
+    model = nn.Sequential(nn.Linear(3, 3), nn.GELU(), nn.Linear(3, 3), nn.SiLU())
+    lb.convert(model)
+    assert nodes(model(torch.ones(2, 3))) == {"AddmmBackward0", "TBackward0", "torch::autograd::AccumulateGrad"}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_in_a_sequential_all_is_as_module_by_module(dtype: torch.dtype | None):
+    model, x = layers(), torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    if dtype is not None:
+        model, x = model.float(), x.float()
+    lb.convert(model)
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        got, expected = model(x), one_by_one(model, x)
+    assert got.dtype == expected.dtype and torch.equal(got, expected)
+    ours, theirs = (torch.autograd.grad(h.square().sum(), model.parameters()) for h in (got, expected))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("where", ["layer", "activation", "activation's pre-hook", "everywhere", "mode"])
+def test_whoever_is_told_of_a_pre_activation_keeps_it(where: str):
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    lb.convert(model)
+    x = -torch.ones(2, 3)
+    kept: list[torch.Tensor] = []
+
+    class Keeps(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func is F.linear:
+                kept.append(result)
+            return result
+
+    register = {
+        "layer": lambda: model[0].register_forward_hook(lambda m, args, h: kept.append(h)),
+        "activation": lambda: model[1].register_forward_hook(lambda m, args, h: kept.append(args[0])),
+        "activation's pre-hook": lambda: model[1].register_forward_pre_hook(lambda m, args: kept.append(args[0])),
+        "everywhere": lambda: nn.modules.module.register_module_forward_hook(
+            lambda m, args, h: kept.append(h) if isinstance(m, nn.Linear) else None
+        ),
+    }
+    if where == "mode":
+        with Keeps():
+            model(x)
+    else:
+        handle = register[where]()
+        model(x)
+        handle.remove()
+    assert torch.equal(kept[0], F.linear(x, model[0].weight, model[0].bias))
+    assert (kept[0] < 0).any()
+
+
+def test_a_pre_activation_made_by_hand_is_kept():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    lb.convert(model)
+    z = model[0](-torch.ones(2, 3))
+    before = z.detach().clone()
+    model[1](z)
+    assert torch.equal(z, before)
+
+
+def test_other_rules_in_a_sequential_are_not_taken_over():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh())
+    x = torch.ones(2, 3)
+    with lb.convert(model):
+        second = lb.convert(model, lb.PreActivation(), where="1")
+        got, expected = model(x), one_by_one(model, x)
+        ours, theirs = (torch.autograd.grad(h.sum(), model.parameters()) for h in (got, expected))
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert "_RuleBackward" in nodes(got)
+        second.remove()
+
+
+def test_a_prelu_s_weight_is_not_taken_over():
+    model = nn.Sequential(nn.Linear(3, 3), nn.PReLU())
+    lb.convert(model)
+    model(-torch.ones(2, 3)).sum().backward()
+    assert model[1].weight.grad is not None

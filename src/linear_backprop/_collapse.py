@@ -178,8 +178,6 @@ class Collapsed(nn.Module):
     def accumulate(self) -> Generator[None]:
         """Feed a batch in micro-batches: one backward pass of C samples at the end, exact for the whole.
 
-        ::
-
             with fast.accumulate():
                 for x, y in micro_batches:
                     (loss_fn(fast(x), y) * len(x) / whole).backward()

@@ -15,7 +15,16 @@ from ._kinds import Kind, is_scripted, reason_left_alone, rule_of
 from ._layer_rule import LayerRule
 from ._layers import require_layers
 from ._rules import BackwardRule, Linear, LocallyExact, require_rule
-from ._stand_in import NOT_SELECTED, StandIn, check_at_first_run, kind, require_a_change, run_whole, stand_in_of
+from ._stand_in import (
+    NOT_SELECTED,
+    SequentialStandIn,
+    StandIn,
+    check_at_first_run,
+    kind,
+    require_a_change,
+    run_whole,
+    stand_in_of,
+)
 from ._where import Where, selector
 
 
@@ -71,7 +80,8 @@ def convert(
             run_whole(conversion, model)
         if not conversion.changed and not opaque:
             require_a_change(conversion, "the model has", model)
-        if not conversion.changed:
+        compiled = any(hasattr(module, "_orig_mod") for module in model.modules())  # whose calls nobody observes
+        if not conversion.changed and not compiled:
             check_at_first_run(conversion, model)
     except BaseException:
         conversion.remove()
@@ -86,6 +96,8 @@ def _stand_in_everywhere(conversion: Conversion, model: nn.Module, selects: Call
     for path, module in model.named_modules():
         what = kind(module, conversion.layers)
         if what is Kind.PLAIN:
+            if type(module) is nn.Sequential and type(conversion.rule) is Linear and not stand_in_of(module):
+                SequentialStandIn(module, path, True, conversion).put()
             continue
         selected = what is not Kind.LEFT_ALONE and bool(selects(path, module))
         if what is not Kind.OPAQUE:

@@ -12,7 +12,7 @@ from ._activations import LEFT_ALONE_MODULES, MODULES
 from ._layer_rule import LayerRule
 from ._layers import LAYER_MODULES_LEFT_ALONE
 
-_SCRIPTED = "TorchScript: its code cannot be reached; convert the model before scripting it"
+_SCRIPTED = "TorchScript: its code cannot be reached; convert the model it was made from, unscripted"
 
 
 class Kind(enum.Enum):

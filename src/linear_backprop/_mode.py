@@ -81,8 +81,6 @@ class Observing(TorchFunctionMode):
 def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008
     """A context in which every elementwise activation follows the rule, whoever wrote the code.
 
-    ::
-
         with lb.backward_rule(lb.Linear()):
             loss = model(x).sum()
         loss.backward()

@@ -6,7 +6,7 @@ It is set on the instance and runs the same `forward` inside a `RuleMode`. Class
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from ._layer_rule import LayerRule
 from ._layers import LAYERS_LEFT_ALONE, rule_for
 from ._local import run_locally
 from ._mode import Observing, RuleMode
-from ._rules import BackwardRule, Exact, LocallyExact
+from ._rules import BackwardRule, Exact, Linear, LocallyExact
+from ._sequential import nobody_watches, run_taking_over
 
 NOT_SELECTED = "not selected by `where`"
 
@@ -88,6 +89,25 @@ class StandIn:
             reason = LEFT_ALONE.get(function, "") or (LAYERS_LEFT_ALONE.get(function, "") if layers else "")
         if rule is not None or reason:
             self.conversion.add(self.path, f"{function.__name__} (called)", rule, reason)
+
+
+class SequentialStandIn(StandIn):
+    """A plain `nn.Sequential`, in which activations under `Linear` take over the outputs of the layers below them."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The `forward` of `nn.Sequential`."""
+        if len(args) == 1 and not kwargs and torch.is_grad_enabled() and nobody_watches():
+            return run_taking_over(cast(nn.Sequential, self.module), args[0], self._is_ours)
+        return self.run_untouched(*args, **kwargs)
+
+    def _is_ours(self, module: nn.Module) -> bool:
+        found = stand_in_of(module)
+        return (
+            found is not None
+            and found.conversion is self.conversion
+            and type(found.rule) is Linear
+            and found.own is None
+        )
 
 
 class LocalStandIn(StandIn):

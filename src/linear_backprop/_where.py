@@ -44,15 +44,15 @@ def selector(where: Where, model: nn.Module) -> Predicate:
     """
     if where is None:
         return lambda path, module: True
-    paths = [path for path, _ in model.named_modules()]
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
     if isinstance(where, After):
         return _after(where.path, paths)
     if isinstance(where, str):
-        return _globs([where], paths)
+        return _globs([where], model)
     if callable(where):
         return where
     if isinstance(where, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return _globs(list(where), paths)
+        return _globs(list(where), model)
     raise LinearBackpropError(
         f"where must be a glob, a list of globs, a predicate (path, module) -> bool or after(path), got {where!r}"
     )
@@ -66,11 +66,19 @@ def _after(path: str, paths: list[str]) -> Predicate:
     return lambda path, module: path in later
 
 
-def _globs(globs: list[str], paths: list[str]) -> Predicate:
+def _globs(globs: list[str], model: nn.Module) -> Predicate:
+    """A module that has several paths is selected by any of them, and known by its first."""
+    first = {module: path for path, module in model.named_modules()}
+    every = list(model.named_modules(remove_duplicate=False))
+    selected: set[str] = set()
     for glob in globs:
-        if not any(fnmatchcase(path, glob) for path in paths):
-            raise LinearBackpropError(f"where={glob!r} matches no module of the model{_near(glob, paths)}")
-    return lambda path, module: any(fnmatchcase(path, glob) for glob in globs)
+        matching = {first[module] for path, module in every if fnmatchcase(path, glob)}
+        if not matching:
+            raise LinearBackpropError(
+                f"where={glob!r} matches no module of the model{_near(glob, [path for path, _ in every])}"
+            )
+        selected |= matching
+    return lambda path, module: path in selected
 
 
 def _near(path: str, paths: list[str]) -> str:
