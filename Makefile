@@ -22,6 +22,7 @@ bench: $(INSTALLED)  ## Every benchmark; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/bench_rules.py --compiled
 	$(BIN)/python benchmarks/bench_ensemble.py
 	$(BIN)/python benchmarks/bench_collapse.py
+	$(BIN)/python benchmarks/bench_engine.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linear-backprop needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
