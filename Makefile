@@ -21,6 +21,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)  ## Every benchmark; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/bench_rules.py --compiled
 	$(BIN)/python benchmarks/bench_ensemble.py
+	$(BIN)/python benchmarks/bench_training.py
 	$(BIN)/python benchmarks/bench_collapse.py
 	$(BIN)/python benchmarks/bench_engine.py
 

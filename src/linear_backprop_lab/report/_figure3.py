@@ -19,6 +19,7 @@ from ._image_runs import (
     BACKPROP,
     LINEAR,
     SIGNIFICANT,
+    activation_name,
     chance,
     curve,
     epochs,
@@ -48,7 +49,7 @@ class Seeds:
     @property
     def label(self) -> str:
         """The activation and the rule."""
-        return f"{self.activation}, {rule_name(self.rule)}"
+        return f"{activation_name(self.activation)}, {rule_name(self.rule)}"
 
     @property
     def best(self) -> list[float]:
@@ -93,11 +94,11 @@ def figure3(runs: Sequence[Run], *, part: str, activation: str, paper: str) -> S
     """
     members = fullest(runs)
     pairs = [pair for name, each in variants(members).items() for pair in _pairs(name, each, activation, part)]
-    sides = f"ReLU with Backprop and {activation} with Linear Backprop"
+    sides = f"ReLU with Backprop and {activation_name(activation)} with Linear Backprop"
     return Section(
         id=f"fig3-{part}",
         title=f"Figure 3, {part}: {sides}",
-        asked=f"Does {sides} learn alike, and is Backprop's variance the higher? Each is shown at the best setting of "
+        asked=f"Do {sides} learn alike, and is Backprop's variance the higher? Each is shown at the best setting of "
         "its sweep, with several seeds of weights and order. " + scale(members),
         figures=tuple(_figure(pair, part) for pair in pairs),
         claims=(_alike(part, pairs, paper), _varies(part, pairs)),
@@ -173,9 +174,10 @@ def _figure(pair: Pair, part: str) -> Figure:
 
 
 def _alike(part: str, pairs: Sequence[Pair], paper: str) -> Claim:
+    other = "tanh" if part == "left" else "ReLU"
     return Claim(
         experiment=f"fig3-{part}",
-        claim=f"ReLU with Backprop learns as {'tanh' if part == 'left' else 'ReLU'} with Linear Backprop does.",
+        claim=f"ReLU with Backprop learns as {other} with Linear Backprop does.",
         paper=paper,
         measured="; ".join(
             f"{backprop.name}: mean of the best test accuracies {fmean(backprop.best):.1%} ({backprop.label}) and "

@@ -13,12 +13,18 @@ from linear_backprop_lab.records import Run
 BACKPROP, LINEAR = "Exact()", "Linear()"
 SIGNIFICANT = 1.96
 _DATA_NAMES = {"cifar10": "CIFAR-10"}
+_ACTIVATION_NAMES = {"Tanh": "tanh", "Hardtanh": "hard tanh"}
 
 
 def data_name(run: Run) -> str:
     """What readers call the data."""
     name: str = run.config["data"]
     return _DATA_NAMES.get(name, name)
+
+
+def activation_name(module: str) -> str:
+    """What readers call an activation, from the name of its module."""
+    return _ACTIVATION_NAMES.get(module, module)
 
 
 def learning_rate(run: Run) -> float:

@@ -121,7 +121,11 @@ def _forward(
     model: nn.Module, normalize: Normalizer, recipe: Recipe, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
     """From uint8 images to logits in full precision, as the recipe computes them."""
-    network: Callable[[Tensor], Tensor] = torch.compile(model, mode="reduce-overhead") if recipe.compile else model
+    compiled: Callable[[Tensor], Tensor] = model
+    if recipe.compile:
+        # What earlier runs of this process compiled would count against the limit on compiling again.
+        torch.compiler.reset()
+        compiled = torch.compile(model, mode="reduce-overhead", dynamic=False)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     halved = recipe.precision == "bf16"
 
@@ -130,6 +134,8 @@ def _forward(
         if recipe.compile:
             # The outputs of the step before lie in the same CUDA graph's memory, and are not needed any more.
             torch.compiler.cudagraph_mark_step_begin()
+        # Training alone is compiled: evaluation is a small part of the time, in batches of other sizes.
+        network = compiled if model.training else model
         with torch.autocast(device.type, torch.bfloat16, enabled=halved):
             logits = network(inputs)
         return logits.float() if halved else logits

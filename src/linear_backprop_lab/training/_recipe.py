@@ -26,7 +26,7 @@ class Recipe:
         precision: "float32", or "bf16": forward pass and loss under autocast to bfloat16.
         channels_last: Whether images and convolutions lie channels last in memory; on a CPU, VGG19's step takes
             0.65 to 0.85 of the time then, and tensor cores want it, too.
-        compile: Whether the model is compiled, on a GPU into CUDA graphs.
+        compile: Whether the model's training is compiled, on a GPU into CUDA graphs.
         diagnostics: Whether every epoch ends with a look at the layers on a fixed batch, see `train`.
     """
 

@@ -118,7 +118,7 @@ def test_figure_3_left_shows_the_longer_runs_at_the_setting_that_was_best_in_the
     assert section.table is not None
     assert [row[1:6] for row in section.table.rows] == [
         ("ReLU, Backprop", "lr 0.1, l2 0.001", "2", "8", "36.0%"),
-        ("Tanh, Linear Backprop", "lr 0.1, l2 0.001", "2", "8", "36.0%"),
+        ("tanh, Linear Backprop", "lr 0.1, l2 0.001", "2", "8", "36.0%"),
     ]
     # Changes in the second half of the first seed, epochs 5 to 8: 1, 2 and -1 %, of the second: -2, 1 and -1 %.
     mean = ((7 / 3) ** 0.5 + (7 / 3) ** 0.5) / 2
