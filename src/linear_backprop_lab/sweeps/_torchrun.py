@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from linear_backprop_lab.experiments import Job, OnStep
+from linear_backprop_lab.training import together
 
 from ._attempt import attempt
 from ._errors import EngineError
@@ -36,7 +37,8 @@ def follow() -> None:
     """Take part in every run that the first process begins, until it ends."""
     with _process_group():
         while (job := _broadcast(None)) is not None:
-            job.perform(lambda step: None)
+            with together():
+                job.perform(lambda step: None)
 
 
 @contextmanager
@@ -69,7 +71,8 @@ def run_together(jobs: Sequence[Job], tell: Tell) -> None:
 
 def _lead(job: Job, on_step: OnStep) -> None:
     _broadcast(job)
-    job.perform(on_step)
+    with together():
+        job.perform(on_step)
 
 
 def _broadcast(job: Job | None) -> Job | None:

@@ -5,4 +5,5 @@ from ._ensemble import EnsembleOutcome as EnsembleOutcome
 from ._ensemble import Status as Status
 from ._ensemble import train_ensemble as train_ensemble
 from ._loop import train as train
+from ._ranks import together as together
 from ._recipe import Recipe as Recipe

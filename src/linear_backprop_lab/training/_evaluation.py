@@ -35,7 +35,9 @@ def evaluate(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
         totals += loss_and_hits(logits, targets)
         if top5 is None:
             classes = logits.shape[1]
-            top5 = MulticlassAccuracy(classes, min(_BEST, classes), average="micro", validate_args=False)
+            # Each process of a process group judges all images, or judges alone: there is nothing to gather.
+            k = min(_BEST, classes)
+            top5 = MulticlassAccuracy(classes, k, average="micro", validate_args=False, sync_on_compute=False)
             top5 = top5.to(images.device)
         top5.update(logits, targets)
     assert top5 is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def train(
     record: a result, not an error. On the CPU a resumed run ends with the same bits as one never disturbed, the
     number of threads being the same.
 
-    In a process group of torch.distributed all its processes make the run together, see `Ranks`; the first records it.
+    Within `together()` the processes of the process group make the run together, see `Ranks`; the first records it.
 
     Binarized weights are clipped to [-1, 1] after every step. Within an epoch nothing waits for the device.
 
@@ -105,21 +106,15 @@ def train(
             model.eval()
             for name, (those, their_labels) in judged.items():
                 metrics |= {f"{name}_{key}": value for key, value in evaluate(forward, those, their_labels).items()}
-            diverged = metrics["train_loss"] is None or metrics["test_loss"] is None
             if recipe.diagnostics:
                 metrics |= diagnose(model, *probe)
-            if ranks.first:
-                run.log(**metrics, seconds=time.perf_counter() - started)
-            if ranks.from_first(lambda: diverged):
+            metrics["seconds"] = time.perf_counter() - started
+            diverged = ranks.from_first(partial(_record, run, metrics, model, optimizer, device))
+            if diverged:
                 break
-            if ranks.first:
-                run.save_checkpoint(
-                    model=model.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch, **_generators(device)
-                )
 
     names = layer_names(model, probe[0]) if recipe.diagnostics else {}
-    if ranks.first:
-        run.close(source=data.source, **_closing_record(run.metrics, diverged), **names)
+    ranks.from_first(lambda: run.close(source=data.source, **_closing_record(run.metrics, diverged), **names))
 
 
 def _forward(
@@ -160,19 +155,37 @@ def _start_or_resume(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, ranks: Ranks
 ) -> int:
     """Begin the run, or put back what its checkpoint holds; returns how many epochs are done."""
-    checkpoint = ranks.from_first(run.resume)
+    checkpoint = ranks.from_first(partial(_begin, run))
     if checkpoint is None:
-        if ranks.first:
-            run.start()
         return 0
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
     torch.set_rng_state(checkpoint["generator"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(checkpoint["device_generator"], device)
-    if ranks.first:
-        run.keep_metrics(checkpoint["epoch"])
     return checkpoint["epoch"]
+
+
+def _begin(run: Run) -> dict[str, Any] | None:
+    """Begin the run, or cut its metrics to what its checkpoint, which is returned, was written after."""
+    checkpoint = run.resume()
+    if checkpoint is None:
+        run.start()
+    else:
+        run.keep_metrics(checkpoint["epoch"])
+    return checkpoint
+
+
+def _record(
+    run: Run, metrics: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> bool:
+    """Record an epoch; returns whether the run diverged in it, after which there is nothing to go on from."""
+    run.log(**metrics)
+    if metrics["train_loss"] is None or metrics["test_loss"] is None:
+        return True
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": metrics["epoch"]}
+    run.save_checkpoint(**state, **_generators(device))
+    return False
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -14,9 +16,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 Value = TypeVar("Value")
 
+_together: ContextVar[bool] = ContextVar("_together", default=False)
+
+
+@contextmanager
+def together() -> Generator[None]:
+    """Have `train` make a run by all processes of the default process group; all of them call it."""
+    token = _together.set(True)
+    try:
+        yield
+    finally:
+        _together.reset(token)
+
 
 class Ranks:
-    """The processes of the default process group; without one, this process alone, to which nothing changes.
+    """The processes of the default process group within `together()`; else this one alone, and nothing changes.
 
     All take the same steps on the same global batches and hold the same weights. What comes out is what one
     process gives, but for the order of sums. A model that draws random numbers in its forward pass draws
@@ -24,14 +38,8 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        together = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if together else 0
-        self.size = dist.get_world_size() if together else 1
-
-    @property
-    def first(self) -> bool:
-        """Whether this process is the one that keeps the records."""
-        return self.rank == 0
+        self.rank = dist.get_rank() if _together.get() else 0
+        self.size = dist.get_world_size() if _together.get() else 1
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model` with its gradients averaged over the processes; the parameters stay the same objects.
@@ -82,6 +90,6 @@ class Ranks:
         """What the first process makes, on all of them; the others do not call it."""
         if self.size == 1:
             return make()
-        made = [make() if self.first else None]
+        made = [make() if self.rank == 0 else None]
         dist.broadcast_object_list(made, src=0)
         return made[0]  # pyright: ignore[reportReturnType]
