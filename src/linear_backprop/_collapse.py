@@ -9,7 +9,7 @@ parameter's gradient depends on the samples only through the *aggregates* <z>_c 
 were multiplied by <1>_c. To run the model *as it is*, whatever affine code it consists of, each aggregate is
 written with combinations whose weights sum to one, which affine maps keep:
 
-    m = mean_n z_n,    z~_c = m + (<z>_c - <1>_c m) / s_c,    s_c = sum_n |g_{n,c}|
+    m = mean_n z_n,    z~_c = m + (<z>_c - <1>_c m) / s_c,    any s_c > 0
     <z>_c = s_c z~_c + (<1>_c - s_c) m
 
 So the model runs on C + 1 samples, z~_1 ... z~_C and m. Its activations compute nothing: they emit the
@@ -23,18 +23,17 @@ the collapsed pass F N + 2 A (C + 1) N + 2 F (C + 1): the run on C + 1 samples c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ._affine import refuse_what_is_not_affine
-from ._aggregates import Aggregates, mean_slopes
-from ._boundary import Seam
+from ._aggregates import Aggregates
+from ._collapsed_pass import Collapse, CollapsedPass
 from ._convert import convert, is_converted
 from ._errors import CollapseError, LinearBackpropError
 from ._layer_rule import LayerRule
@@ -42,7 +41,7 @@ from ._layers import require_layers
 from ._local import run_locally
 from ._mode import RuleMode
 from ._probe import Costs, look
-from ._replay import Emitter, Recorded, Recorder, autocast_as_now, undisturbed
+from ._replay import Recorder
 from ._rules import Linear, LocallyExact, MeanLinear, require_rule
 from ._where import Where, selector
 
@@ -121,7 +120,7 @@ class Collapsed(nn.Module):
         self.model: nn.Module
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
         self.__dict__["model"] = model
-        self.pending: list[tuple[_Pass, Aggregates]] | None = None
+        self.pending: list[tuple[CollapsedPass, Aggregates]] | None = None
         self._selects = None if where is None else selector(where, model)
         self._costs: Costs | None = None
         self._said = False
@@ -156,9 +155,9 @@ class Collapsed(nn.Module):
         recorder = Recorder(self.layers, self._costs.seam, self.rule)
         with recorder:
             y = self.model(*inputs)
-        step, leaves = _Pass.of(self, recorder, inputs), [*inputs, *recorder.boundary.crossed]
+        step, leaves = CollapsedPass.of(self, recorder, inputs), [*inputs, *recorder.boundary.crossed]
         values = [z.detach() for z in leaves] + recorder.emitted()
-        return _Collapse.apply(step, values, y.detach(), *leaves, *step.parameters)
+        return Collapse.apply(step, values, y.detach(), *leaves, *step.parameters)
 
     def collapses(self, samples: int) -> bool:
         """Whether a batch of so many samples is collapsed, or takes the ordinary backward pass; after a first call.
@@ -209,7 +208,7 @@ class Collapsed(nn.Module):
         finally:
             self.pending = None
 
-    def accumulate_pass(self, step: _Pass, total: Aggregates) -> None:
+    def accumulate_pass(self, step: CollapsedPass, total: Aggregates) -> None:
         """Add one micro-batch's aggregates; for the backward pass, not for users."""
         assert self.pending is not None
         if any(each.constants for each in step.seen):
@@ -232,101 +231,3 @@ class Collapsed(nn.Module):
                 return self.model(*inputs)
         with convert(self.model, self.rule, self.where, self.layers):
             return self.model(*inputs)
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One forward pass, but for its values: what it takes to run it again on combined samples."""
-
-    collapsed: Collapsed
-    seen: list[Recorded]
-    inputs: int
-    crossed: int
-    seam: Seam
-    parameters: list[nn.Parameter]
-    versions: list[int]
-    autocast: Callable[[], AbstractContextManager[Any]]
-
-    @staticmethod
-    def of(collapsed: Collapsed, recorder: Recorder, inputs: tuple[Tensor, ...]) -> _Pass:
-        parameters = [p for p in collapsed.model.parameters() if p.requires_grad]
-        versions = [p._version for p in parameters]
-        boundary = recorder.boundary
-        autocast = autocast_as_now(inputs[0].device.type)
-        return _Pass(
-            *(collapsed, recorder.seen, len(inputs), len(boundary.crossed), boundary.seam),
-            *(parameters, versions, autocast),
-        )
-
-    @property
-    def leaves(self) -> int:
-        """How many quantities gradients are taken of, besides the parameters."""
-        return self.inputs + self.crossed
-
-    def aggregates(self, g: Tensor, values: list[Tensor]) -> Aggregates:
-        """Of inputs, of what crossed the boundary, and of what the non-linearities made."""
-        if [p._version for p in self.parameters] != self.versions:
-            raise RuntimeError(
-                "a parameter was modified by an inplace operation between the forward and the backward pass, "
-                "and the collapsed backward pass needs the parameters of the forward pass; step the optimizer later"
-            )
-        return Aggregates.of(g, values)
-
-    def over_workers(self, total: Aggregates) -> Aggregates:
-        """The sums over all workers, where there are several."""
-        group = self.collapsed.process_group
-        return total if group is None else total.over(group)
-
-    def replay(self, total: Aggregates, wanted: Sequence[bool] = ()) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run the model on the C + 1 combinations: outputs, the cotangents for them, and the leaves.
-
-        Args:
-            total: The aggregates.
-            wanted: Which leaves need a gradient; none if not given.
-        """
-        collapsed, combinations = self.collapsed, total.combinations()
-        leaves = [z.requires_grad_(need) for z, need in zip(combinations, wanted, strict=False)]
-        leaves += combinations[len(leaves) : self.leaves]
-        inputs, crossed, emitted = leaves[: self.inputs], leaves[self.inputs :], combinations[self.leaves :]
-        with (
-            undisturbed(collapsed.model, inputs if self.seam.activations else []),
-            self.autocast(),
-            Emitter(collapsed.layers, self.seen_by_all, emitted, self.seam, crossed),
-        ):
-            outputs = collapsed.model(*inputs)
-        return outputs, total.cotangents().view_as(outputs).to(outputs.dtype), leaves
-
-    @property
-    def seen_by_all(self) -> list[Recorded]:
-        """What the non-linearities did, slopes being the mean over the workers."""
-        group = self.collapsed.process_group
-        return self.seen if group is None else mean_slopes(self.seen, group)
-
-
-class _Collapse(torch.autograd.Function):
-    """Outputs forward; backward, the gradients of leaves and parameters from the aggregates."""
-
-    @staticmethod
-    def forward(ctx: Any, step: _Pass, values: list[Tensor], y: Tensor, *leaves: Tensor) -> Tensor:
-        ctx.step, ctx.values = step, values
-        return y.view_as(y)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        step: _Pass = ctx.step
-        values: list[Tensor] = ctx.values
-        wanted = ctx.needs_input_grad[3 : 3 + step.leaves]
-        total = step.aggregates(g, values)
-        if step.collapsed.pending is not None:
-            step.collapsed.accumulate_pass(step, total)
-            return (None,) * len(ctx.needs_input_grad)
-        total = step.over_workers(total)
-        outputs, cotangents, leaves = step.replay(total, wanted)
-        sources = [z for z in leaves if z.requires_grad]
-        found = torch.autograd.grad(
-            outputs, [*sources, *step.parameters], cotangents, allow_unused=True, materialize_grads=True
-        )
-        rows = iter(found[: len(sources)])
-        of_leaves = [total.spread(next(rows), g, z) if need else None for z, need in zip(values, wanted, strict=False)]
-        return None, None, None, *of_leaves, *found[len(sources) :]

@@ -11,7 +11,7 @@ are two ways down the chain:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,14 +182,14 @@ class _Pass:
         self.autocast = autocast_as_now(outputs[0].device.type)
         self.seen = cutter.seen if process_group is None else mean_slopes(cutter.seen, process_group)
 
-    def chain(self, g: Sequence[Tensor]) -> tuple[Sequence[Tensor | None], list[Tensor]]:
-        """The cotangents that the chain brings to the leaves and to every activation h."""
+    def chain(self, g: Sequence[Tensor]) -> tuple[Sequence[Tensor | None], Iterable[Tensor]]:
+        """The cotangents that the chain brings to the leaves, and one by one to every activation h."""
         if self.cutter.chained:
             return self._sent_down(g)
         maps = self._maps(g[0].dim() - 1)
         count = len(self.leaves)
         of_leaves = [spread(p, g[0], z) if z.requires_grad else None for p, z in zip(maps, self.leaves, strict=False)]
-        return of_leaves, [spread(maps[count + cut.position], g[0], cut.own) for cut in self.cutter.cuts]
+        return of_leaves, (spread(maps[count + cut.position], g[0], cut.own) for cut in self.cutter.cuts)
 
     def _sent_down(self, g: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         cuts = self.cutter.cuts
@@ -236,7 +236,7 @@ class _Pass:
         quantities = [*of_leaves, *emitter.outputs]
         return list(torch.autograd.grad(outputs, quantities, unit, allow_unused=True, materialize_grads=True))
 
-    def of_parameters(self, g: Sequence[Tensor], of_h: Sequence[Tensor]) -> list[Tensor | None]:
+    def of_parameters(self, g: Sequence[Tensor], of_h: Iterable[Tensor]) -> list[Tensor | None]:
         """Every affine part's, from delta * f'(a), and those of the activations themselves, from delta."""
         outputs, cotangents = list(self.outputs), list(g)
         for cut, delta in zip(self.cutter.cuts, of_h, strict=True):
