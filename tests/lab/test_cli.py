@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,12 +38,20 @@ def linear_backprop(capsys, monkeypatch):
     return run
 
 
+class Made(list):
+    """The rules whose runs were made, and the one whose run fails."""
+
+    refused = None
+
+
 @pytest.fixture
 def two_runs(tmp_path, monkeypatch):
     """An experiment of two runs that take no time; the list of those that were made."""
-    made = []
+    made = Made()
 
     def make(rule, on_step):
+        if rule == made.refused:
+            raise KeyError(rule)
         made.append(rule)
         image_run(tmp_path / "runs", rule, [(2.3, 0.1), (2.2, 0.2)])
         on_step(1)
@@ -70,6 +79,37 @@ def test_reproduce_makes_what_is_missing_and_draws_the_report(linear_backprop, t
     assert "2 runs, 1 of them complete" in printed and printed.count("begun") == 1 and len(two_runs) == 3
 
 
+def test_runs_that_fail_leave_the_others_alone_and_are_listed(linear_backprop, two_runs, tmp_path):
+    root = tmp_path / "runs"
+    image_run(root, "Blend(Linear(), Exact(), 0.5)", [(None, 0.1)])
+    two_runs.refused = "Exact()"
+    options = ("--runs", root, "--report", tmp_path / "report.html", "--workers", 1)
+    code, printed = linear_backprop("reproduce", *options)
+    assert code == 1
+    assert "failed a run under Exact(): KeyError: 'Exact()'" in printed and "done 2 of 2: a run under" in printed
+    assert "1 of the runs failed; see: linear-backprop runs --runs" in printed
+    assert f"report: {tmp_path / 'report.html'}" in printed
+    code, printed = linear_backprop("runs", "--runs", root)
+    assert code == 0
+    for row in (
+        r"images [0-9a-f]{12} Blend\(Linear\(\), Exact\(\), 0.5\) diverged \(epoch 1\) 10.0% 1",
+        r"images [0-9a-f]{12} Exact\(\) failed \(KeyError: 'Exact\(\)'\)",
+        r"images [0-9a-f]{12} Linear\(\) complete 20.0% 2",
+    ):
+        assert re.search(row, printed), (row, printed)
+
+
+def test_report_and_list_merge_folders_copied_from_elsewhere(linear_backprop, tmp_path):
+    for machine, rule in (("here", "Exact()"), ("there", "Linear()"), ("there", "Exact()")):
+        image_run(tmp_path / machine, rule, [(2.3, 0.1), (2.2, 0.2)])
+    shutil.copytree(tmp_path / "there", tmp_path / "here", dirs_exist_ok=True)
+    code, printed = linear_backprop("runs", "--runs", tmp_path / "here")
+    assert code == 0 and printed.count(" complete ") == 2
+    code, _ = linear_backprop("report", "--runs", tmp_path / "here", "--report", tmp_path / "REPORT.md")
+    assert code == 0
+    assert all(run.key in (tmp_path / "REPORT.md").read_text() for run in runs_below(tmp_path / "here"))
+
+
 def test_report_is_drawn_from_records_alone(linear_backprop, tmp_path):
     for rule in ("Exact()", "Linear()"):
         image_run(tmp_path / "runs", rule, [(2.3, 0.1), (2.2, 0.2)])
@@ -86,6 +126,9 @@ def test_report_is_drawn_from_records_alone(linear_backprop, tmp_path):
         (["reproduce", "fig9"], 2, r"no experiment is named 'fig9'; use fig1, fig1-left, fig1-middle, fig1-right,"),
         (["reproduce", "--report", "r.pdf"], 2, "its name must end in .html or .md"),
         (["report", "--report", "r.pdf"], 2, "its name must end in .html or .md"),
+        (["runs", "--runs", "nowhere"], 1, "error: no record lies below nowhere; make some with:"),
+        (["reproduce", "--address", "auto"], 2, "--address and --gpus-per-run are of Ray; give --engine ray"),
+        (["reproduce", "--engine", "ray", "--workers", "2"], 2, "--workers is of the local engine; Ray starts as"),
         (["report", "--runs", "nowhere"], 1, "error: no complete run lies below nowhere; make some with:"),
         (["reproduce", "images", "--data", "nowhere"], 1, "error: nowhere does not exist"),
         (["convert-check", "m:f", "--rule", "cubic"], 2, "no rule is named 'cubic'; the rules are Exact, Linear,"),

@@ -105,7 +105,8 @@ def _differences(flats: dict[Path, dict[str, Any]]) -> dict[Path, str]:
 
 
 def _words(flat: dict[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(f"{name.rpartition('.')[2]} {flat[name]}" for name in names if name in flat)
+    given = [(name.rpartition(".")[2], flat[name]) for name in names if name in flat]
+    return ", ".join(str(value) if name == "rule" else f"{name} {value}" for name, value in given)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
