@@ -110,18 +110,26 @@ class SequentialStandIn(StandIn):
         )
 
 
-class LocalStandIn(StandIn):
-    """The model's own `forward` under `LocallyExact`, which needs to see the whole of it.
+class OuterStandIn(StandIn):
+    """The model's own `forward`, around the stand-in that it may have already.
 
     Args:
         model: The model.
-        inner: The stand-in that it has already, taken out of its place; None if it has none.
+        inner: That stand-in, taken out of its place; None if there is none.
         conversion: The conversion.
     """
 
     def __init__(self, model: nn.Module, inner: StandIn | None, conversion: Conversion) -> None:
         super().__init__(model, "", True, conversion)
         self.inner = inner
+
+    def run_inner(self, *args: Any, **kwargs: Any) -> Any:
+        """What would run without this one."""
+        return (self.inner.run if self.inner else self.run_untouched)(*args, **kwargs)
+
+
+class LocalStandIn(OuterStandIn):
+    """The model's own `forward` under `LocallyExact`, which needs to see the whole of it."""
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The model's `forward`, its graph cut at every activation."""
@@ -132,26 +140,17 @@ class LocalStandIn(StandIn):
 
     def _observed(self, *args: Any, **kwargs: Any) -> Any:
         with Observing(self.conversion.observe):
-            return (self.inner.run if self.inner else self.run_untouched)(*args, **kwargs)
+            return self.run_inner(*args, **kwargs)
 
 
-class CheckedStandIn(StandIn):
-    """The model's own `forward`, where only running it can tell whether it calls anything to change.
+class CheckedStandIn(OuterStandIn):
+    """The model's own `forward`, where only running it can tell whether it calls anything to change."""
 
-    Args:
-        model: The model.
-        inner: The stand-in that it has already, taken out of its place; None if it has none.
-        conversion: The conversion.
-    """
-
-    def __init__(self, model: nn.Module, inner: StandIn | None, conversion: Conversion) -> None:
-        super().__init__(model, "", True, conversion)
-        self.inner = inner
-        self.checked = False
+    checked = False
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The model's `forward`, and once the check."""
-        result = (self.inner.run if self.inner else self.run_untouched)(*args, **kwargs)
+        result = self.run_inner(*args, **kwargs)
         if not self.checked and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self.checked = True
             require_a_change(self.conversion, "the model ran once and called", self.module)
