@@ -99,7 +99,7 @@ class Recorder(Run):
         self.layers = layers
         self.chain = chain
         self.seen: list[Recorded] = []
-        self._made: list[tuple[Tensor, int]] = []
+        self._made: list[tuple[Tensor, int | None]] = []
 
     def above(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the call, and note it if it is a non-linearity's."""
@@ -135,13 +135,14 @@ class Recorder(Run):
             )
         self.seen.append(recorded)
         if recorded.emits:
-            self._made.append((result, result._version))
+            # Compiled code has no versions to tell; the first look at the model runs eagerly.
+            self._made.append((result, None if torch.compiler.is_compiling() else result._version))
 
     def emitted(self) -> list[Tensor]:
         """The values that are to be emitted, which nothing may have overwritten since."""
         names = [each.name for each in self.seen if each.emits]
         for (h, version), name in zip(self._made, names, strict=True):
-            if h._version != version:
+            if version is not None and h._version != version:
                 raise CollapseError(
                     f"the output of {name} was overwritten in place later in the model's forward, before its "
                     f"aggregate was taken; write that operation out of place"
