@@ -32,7 +32,7 @@ class Nursery:
         child = self.begin(*arguments)
         deadline = time.monotonic() + 30
         while not when() and time.monotonic() < deadline:
-            time.sleep(0.0002)
+            time.sleep(0.001)
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
         assert self.end() in (0, -signal.SIGKILL)

@@ -195,11 +195,15 @@ def test_no_memory_and_dead_processes_fail_their_runs_alone(tmp_path: Path) -> N
         assert_as_undisturbed(job.run, tmp_path)
 
 
+def begun(job: Job) -> bool:
+    return (job.run.folder / "environment.json").exists()
+
+
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     """It is killed as soon as both make a run; they give their locks back within a step or two."""
     jobs = [tiny_job(tmp_path, seed, "slow") for seed in range(2)]
     with nursery_of("lab.sweeps.tiny:sweep") as nursery:
-        nursery.kill(tmp_path, 2, "slow", 2, when=lambda: all(is_locked(job.run) for job in jobs), delay=0.1)
+        nursery.kill(tmp_path, 2, "slow", 2, when=lambda: all(begun(job) for job in jobs), delay=0.1)
     deadline = time.monotonic() + 30
     while any(is_locked(job.run) for job in jobs):
         assert time.monotonic() < deadline
