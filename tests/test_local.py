@@ -255,3 +255,86 @@ def test_the_gradient_may_be_taken_twice_and_without_grad_nothing_is_kept():
         torch.testing.assert_close(torch.autograd.grad(loss, model.parameters()), first, rtol=0, atol=0)
         with torch.no_grad():
             assert run(x).grad_fn is None
+
+
+class Skips(nn.Module):
+    """Pre-activations are added to one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(3))
+        self.head = nn.Linear(5, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.layers[0](x)
+        b = self.layers[1](torch.tanh(a)) + a
+        h = F.silu(b) + 1
+        return self.head(torch.sigmoid(self.layers[2](h) + b)) + 0.1 * F.linear(a, self.head.weight)
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+def test_affine_parts_that_share_their_graph(chain: lb.BackwardRule):
+    """Against the chain by `convert` and every pre-activation's gradient by Backprop, written out."""
+    torch.manual_seed(0)
+    model = Skips().double()
+    x = torch.randn(N, 5, dtype=torch.float64)
+
+    first, second, third = model.layers
+    functions = [torch.tanh, F.silu, torch.sigmoid]
+    with lb.backward_rule(chain):
+        a = first(x)
+        b = second(h1 := torch.tanh(a)) + a
+        c = third(1 + (h2 := F.silu(b))) + b
+        h3 = torch.sigmoid(c)
+        y = model.head(h3) + 0.1 * F.linear(a, model.head.weight)
+    deltas = torch.autograd.grad(y.square().sum(), [h1, h2, h3])
+    cuts = [h.detach() for h in (h1, h2, h3)]
+    a = first(x)
+    b = second(cuts[0]) + a
+    c = third(1 + cuts[1]) + b
+    y = model.head(cuts[2]) + 0.1 * F.linear(a, model.head.weight)
+    slopes = [
+        torch.autograd.functional.jvp(f, z.detach(), torch.ones_like(z))[1]
+        for f, z in zip(functions, (a, b, c), strict=True)
+    ]
+    cotangents = [delta * slope for delta, slope in zip(deltas, slopes, strict=True)]
+    expected = torch.autograd.grad([a, b, c, y], list(model.parameters()), [*cotangents, 2 * y.detach()])
+
+    with lb.convert(model, lb.LocallyExact(chain)):
+        sent_down = torch.autograd.grad(model(x).square().sum(), model.parameters())
+    collapsed = torch.autograd.grad(
+        lb.collapse(model, lb.LocallyExact(chain), always=True)(x).square().sum(), model.parameters()
+    )
+    # float64 sums in another order.
+    torch.testing.assert_close(sent_down, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(collapsed, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_was_freed_is_said():
+    model = residual()
+    x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
+    for rule in (lb.Linear(), lb.LocallyExact()):
+        loss = lb.collapse(model, rule)(x).square().mean()
+        loss.backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+
+
+def test_convert_takes_an_activation_that_is_overwritten():
+    class Overwrites(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(5, 5), nn.Linear(5, C)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = F.silu(self.first(x))
+            h += 1
+            return self.head(h)
+
+    torch.manual_seed(0)
+    model = Overwrites()
+    x = torch.randn(N, 5)
+    expected = torch.autograd.grad(model(x).square().sum(), model.parameters())
+    with lb.convert(model, lb.LocallyExact()):
+        got = torch.autograd.grad(model(x).square().sum(), model.parameters())
+    torch.testing.assert_close(got, expected)  # one activation: nothing lies further down, and the rule is Backprop

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ._aggregates import Aggregates, mean_slopes
 from ._boundary import Seam
-from ._replay import Emitter, Recorded, Recorder, autocast_as_now, undisturbed
+from ._replay import Emitter, Recorded, Recorder, autocast_as_now, graph_is_kept, undisturbed
 
 if TYPE_CHECKING:
     from ._collapse import Collapsed
@@ -103,8 +103,16 @@ class Collapse(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         step: CollapsedPass = ctx.step
         values: list[Tensor] = ctx.values
+        if not values:
+            raise RuntimeError(
+                "trying to go backward through a collapsed pass a second time, whose values are freed already; "
+                "give retain_graph=True the first time"
+            )
         wanted = ctx.needs_input_grad[3 : 3 + step.leaves]
         total = step.aggregates(g, values)
+        if not graph_is_kept():
+            ctx.values = []
+            del values[step.leaves :]  # before the gradients ask for memory
         if step.collapsed.pending is not None:
             step.collapsed.accumulate_pass(step, total)
             return (None,) * len(ctx.needs_input_grad)

@@ -11,13 +11,15 @@ are two ways down the chain:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ._activations import Function
@@ -26,28 +28,33 @@ from ._boundary import Boundary, Seam
 from ._calls import call
 from ._layer_calls import run_layer
 from ._layer_rule import LayerRule
-from ._replay import Emit, Emitter, Recorded, Run, autocast_as_now, governing, pre_activation, undisturbed
+from ._parts import begin, gradients, separate
+from ._replay import Emitter, Recorded, Run, autocast_as_now, governing, graph_is_kept, pre_activation, undisturbed
 from ._rules import BackwardRule, LocallyExact, MeanLinear
+
+_Add = Callable[[Sequence[Tensor], Sequence[Tensor | None]], None]
 
 
 @dataclass
 class _Cut:
-    """One activation of a forward pass.
+    """One activation of a forward pass, but for its values.
 
     Attributes:
-        a: The pre-activation, with the graph of the affine part below it.
-        leaf: The same values, where the graph of the activation itself begins.
-        own: h, with the graph of the activation itself.
-        h: h where the graph of what follows begins.
+        a: The pre-activation's edge in the graph of the affine part below it; None if that takes no gradient.
+        start: Where the graph of the activation itself begins.
+        own: h, in the graph of the activation itself.
+        h: Where the graph of what follows begins; None where only the C unit vectors are sent down.
+        like: h's shape and dtype.
         parameters: What f depends on besides a, such as PReLU's weight.
-        position: Which of the non-linearities it is.
+        position: Which of the non-linearities that emit something it is.
     """
 
-    a: Tensor
-    leaf: Tensor
-    own: Tensor
-    h: Tensor
-    parameters: tuple[Tensor, ...]
+    a: GradientEdge | None
+    start: GradientEdge
+    own: GradientEdge
+    h: GradientEdge | None
+    like: Tensor
+    parameters: list[Tensor]
     position: int
 
 
@@ -82,22 +89,32 @@ class _Cutter(Run):
             return function(*args, **kwargs)
         h: Tensor = call(function, self.rule, args, kwargs, self.cut)
         if h is a:  # written in place, and so with the graph below it
-            self.cuts[-1].h = h.detach_().requires_grad_(self.chained)
+            h.detach_().requires_grad_(self.chained)
+            self.cuts[-1].h = get_gradient_edge(h) if self.chained else None
         return h
 
     def cut(self, f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
         """The activation's value, without the graph below it."""
-        leaf = a.detach().requires_grad_()
-        own = f(leaf, *parameters)
+        begun, start = begin(a)
+        own = f(begun, *parameters)
         slope = None
         if isinstance(self.rule.chain, MeanLinear):
-            (derivatives,) = torch.autograd.grad(own, leaf, torch.ones_like(own), retain_graph=True)
-            slope = self.rule.chain.mean(derivatives)
-        h = own.detach().requires_grad_(self.chained)
-        self.cuts.append(_Cut(a, leaf, own, h, parameters, len(self.shapes)))
+            (derivatives,) = gradients([own], [start], [torch.ones_like(own)], keep=True)
+            slope = self.rule.chain.mean(torch.zeros_like(own) if derivatives is None else derivatives)
+        h, edge = begin(own) if self.chained else (own.detach(), None)
+        self.cuts.append(
+            _Cut(
+                a=get_gradient_edge(a) if a.requires_grad else None,
+                start=start,
+                own=get_gradient_edge(own),
+                h=edge,
+                like=own.detach().to("meta"),
+                parameters=[p for p in parameters if p.requires_grad],
+                position=len(self.shapes),
+            )
+        )
         self._note(Recorded(getattr(f, "__name__", "an activation"), slope=slope), h)
-        # Not the leaf itself: the model may go on to overwrite it.
-        return Emit.apply(h, own.detach(), None) if self.chained else h
+        return h
 
     def _note(self, recorded: Recorded, result: Tensor) -> None:
         self.seen.append(recorded)
@@ -179,42 +196,43 @@ class _Pass:
     ) -> None:
         self.model, self.cutter, self.leaves = model, cutter, leaves
         self.outputs, self.parameters, self.process_group = outputs, parameters, process_group
+        self.wanted = set[Tensor](parameters)
         self.autocast = autocast_as_now(outputs[0].device.type)
         self.seen = cutter.seen if process_group is None else mean_slopes(cutter.seen, process_group)
 
     def chain(self, g: Sequence[Tensor]) -> tuple[Sequence[Tensor | None], Iterable[Tensor]]:
-        """The cotangents that the chain brings to the leaves, and one by one to every activation h."""
+        """The cotangents that the chain brings to the leaves, and one by one to every activation h, the last first."""
         if self.cutter.chained:
             return self._sent_down(g)
         maps = self._maps(g[0].dim() - 1)
         count = len(self.leaves)
         of_leaves = [spread(p, g[0], z) if z.requires_grad else None for p, z in zip(maps, self.leaves, strict=False)]
-        return of_leaves, (spread(maps[count + cut.position], g[0], cut.own) for cut in self.cutter.cuts)
+        return of_leaves, (spread(maps[count + cut.position], g[0], cut.like) for cut in reversed(self.cutter.cuts))
 
     def _sent_down(self, g: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         cuts = self.cutter.cuts
-        of_h: list[Tensor] = [torch.zeros_like(cut.own) for cut in cuts]
+        of_h: list[Tensor] = [torch.zeros_like(cut.like, device=g[0].device) for cut in cuts]
         of_leaves = [torch.zeros_like(z) for z in self.leaves]
         seen = [each for each in self.seen if each.emits]
 
-        def send(outputs: Sequence[Tensor], cotangents: Sequence[Tensor], below: int) -> None:
-            sources = [(z, total) for z, total in zip(self.leaves, of_leaves, strict=True) if z.requires_grad]
-            sources += [(cut.h, total) for cut, total in zip(cuts[:below], of_h, strict=False)]
+        def send(outputs: Sequence[Tensor | GradientEdge], cotangents: Sequence[Tensor], below: int) -> None:
+            sources: list[tuple[Tensor | GradientEdge, Tensor]] = [
+                (z, total) for z, total in zip(self.leaves, of_leaves, strict=True) if z.requires_grad
+            ]
+            sources += [(cut.h, total) for cut, total in zip(cuts[:below], of_h, strict=False) if cut.h is not None]
             if not sources:
                 return
-            found = torch.autograd.grad(
-                outputs, [z for z, _ in sources], cotangents, retain_graph=True, allow_unused=True
-            )
+            found = gradients(outputs, [z for z, _ in sources], cotangents, keep=True)
             for (_, total), part in zip(sources, found, strict=True):
-                if part is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                if part is not None:
                     total += part
 
         send(self.outputs, g, len(cuts))
         for k in range(len(cuts) - 1, -1, -1):
-            slope = seen[cuts[k].position].slope
-            if cuts[k].a.requires_grad:
-                send([cuts[k].a], [of_h[k] if slope is None else of_h[k] * slope], k)
-        return of_leaves, of_h
+            slope, edge = seen[cuts[k].position].slope, cuts[k].a
+            if edge is not None:
+                send([edge], [of_h[k] if slope is None else of_h[k] * slope], k)
+        return of_leaves, of_h[::-1]
 
     def _maps(self, leading: int) -> list[Tensor]:
         """P for every leaf and everything emitted: shape (C, 1, ..., 1, *features)."""
@@ -236,20 +254,50 @@ class _Pass:
         quantities = [*of_leaves, *emitter.outputs]
         return list(torch.autograd.grad(outputs, quantities, unit, allow_unused=True, materialize_grads=True))
 
-    def of_parameters(self, g: Sequence[Tensor], of_h: Iterable[Tensor]) -> list[Tensor | None]:
-        """Every affine part's, from delta * f'(a), and those of the activations themselves, from delta."""
-        outputs, cotangents = list(self.outputs), list(g)
-        for cut, delta in zip(self.cutter.cuts, of_h, strict=True):
-            own = [p for p in cut.parameters if p.requires_grad]
-            of_a, *_ = torch.autograd.grad(cut.own, cut.leaf, delta, retain_graph=True)
-            if cut.a.requires_grad:
-                outputs.append(cut.a)
-                cotangents.append(of_a)
-            if own:
-                outputs.append(cut.own)
-                cotangents.append(delta)
-        found = torch.autograd.grad(outputs, self.parameters, cotangents, retain_graph=True, allow_unused=True)
-        return list(found) if self.process_group is None else _mean_over(found, self.parameters, self.process_group)
+    def of_parameters(self, g: Sequence[Tensor], of_h: Iterable[Tensor], keep: bool) -> list[Tensor | None]:
+        """Every affine part's, from delta * f'(a), and those of the activations themselves, from delta.
+
+        Parts that have nothing in common come one after another, so that the memory of one is free for the next.
+
+        Args:
+            g: The cotangents of the outputs.
+            of_h: Those of every activation, the last one first.
+            keep: Whether the pass may be gone through once more.
+        """
+        total: dict[Tensor, Tensor] = {}
+
+        def add(parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+            for p, gradient in zip(parameters, found, strict=True):
+                if gradient is not None:
+                    total[p] = total[p] + gradient if p in total else gradient
+
+        cuts = self.cutter.cuts[::-1]
+        edges = [get_gradient_edge(y) for y in self.outputs] + [cut.a for cut in cuts if cut.a is not None]
+        waiting = separate(edges)
+        ready: list[Tensor | None] = []
+        for cotangent in itertools.chain(g, self._of_pre_activations(cuts, of_h, keep, add)):
+            ready.append(cotangent)
+            for part in [part for part in waiting if part.edges[-1] < len(ready)]:
+                waiting.remove(part)
+                parameters = [p for p in part.leaves if p in self.wanted]
+                if parameters:
+                    outputs = [edges[index] for index in part.edges]
+                    cotangents = [c for index in part.edges if (c := ready[index]) is not None]
+                    found = gradients(outputs, parameters, cotangents, keep)
+                    add(parameters, found)
+                for index in part.edges:
+                    ready[index] = None
+        whole = [total.get(p) for p in self.parameters]
+        return whole if self.process_group is None else _mean_over(whole, self.parameters, self.process_group)
+
+    def _of_pre_activations(
+        self, cuts: Sequence[_Cut], of_h: Iterable[Tensor], keep: bool, add: _Add
+    ) -> Generator[Tensor]:
+        for cut, delta in zip(cuts, of_h, strict=True):
+            of_a, *own = gradients([cut.own], [cut.start, *cut.parameters], [delta], keep)
+            add(cut.parameters, own)
+            if cut.a is not None:
+                yield torch.zeros_like(delta) if of_a is None else of_a
 
 
 class _Local(torch.autograd.Function):
@@ -264,7 +312,7 @@ class _Local(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         step: _Pass = ctx.step
         of_leaves, of_h = step.chain(g)
-        return None, *[None] * len(g), *of_leaves, *step.of_parameters(g, of_h)
+        return None, *[None] * len(g), *of_leaves, *step.of_parameters(g, of_h, graph_is_kept())
 
 
 def _mean_over(

@@ -228,7 +228,7 @@ class Emit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, h: Tensor, slope: Tensor | None) -> Tensor:
         ctx.slope = slope
-        return h.view_as(h)
+        return h.detach()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -254,6 +254,11 @@ def undisturbed(model: nn.Module, drawing: Sequence[Tensor] = ()) -> Generator[N
     finally:
         for module, name, buffer in buffers:
             setattr(module, name, buffer)
+
+
+def graph_is_kept() -> bool:
+    """Whether the backward pass under way was asked to keep the graph."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
 
 
 def autocast_as_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]:
