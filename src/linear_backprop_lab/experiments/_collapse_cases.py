@@ -83,18 +83,13 @@ def _convnet(model: dict[str, Any], *more_methods: str) -> Case:
 
 
 _CASES = (
-    _mlp("ReLU", (512,) * 3, "above:layers.1", "mean-above:layers.1", "above:layers.3"),
+    _mlp("ReLU", (512,) * 3, "above:layers.1", "above:layers.3"),
     _mlp("Tanh", (512,) * 3),
     _mlp("ReLU", (256,) * 8),
     _mlp("Tanh", (256,) * 8),
     _convnet(
         {"name": "vgg19", "width": 0.125, "pooling": "average", "batch_norm": False},
         *(f"above:features.{pooling}" for pooling in (4, 9, 18, 27)),
-        "mean-above:features.4",
     ),
-    _convnet(
-        {"name": "residual", "widths": [8, 16, 32], "normalization": "constant"},
-        *(f"above:{stage}" for stage in ("stem", "stage1", "stage2")),
-        "mean-above:stem",
-    ),
+    _convnet({"name": "residual", "widths": [8, 16, 32], "normalization": "constant"}),
 )
