@@ -5,8 +5,6 @@
 Counted where the collectives are handed their tensors, in two gloo processes; the gradients are compared, too.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from functools import partial

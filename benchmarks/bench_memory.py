@@ -1,6 +1,6 @@
 """How far one training step raises the peak memory, and how long it takes, at a batch of thousands.
 
-    python benchmarks/bench_memory.py [--samples 4096] [--micro 256] [--rounds 3] [--only mlp vgg]
+    python benchmarks/bench_memory.py [--samples 4096] [--timed 4096] [--micro 256] [--rounds 3] [--only mlp vgg]
 
 On Linux it is the resident memory, every way in a process of its own; on a GPU the allocator's peak. The gradients
 themselves are allocated before, so that what is measured is what the batch costs. Times are medians, in turns.
@@ -99,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=4096)
     parser.add_argument("--micro", type=int, default=256)
+    parser.add_argument("--timed", type=int, help="time batches of so many samples; as many as --samples if not given")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=WORKS, default=list(WORKS))
     parser.add_argument("--peak", nargs=2, metavar=("WORK", "WAY"), help=argparse.SUPPRESS)
@@ -108,7 +109,8 @@ def main() -> None:
         return
     print(f"Measured on {where_and_when()}. {arguments.rounds} rounds. float32, eager.")
     for name in arguments.only:
-        model, candidates = ways(WORKS[name], arguments.samples, arguments.micro)
+        timed = arguments.timed or arguments.samples
+        model, candidates = ways(WORKS[name], timed, arguments.micro)
 
         def clocked(way: Callable[[], None], model: nn.Module = model) -> float:
             model.zero_grad()
@@ -117,7 +119,9 @@ def main() -> None:
         times = medians({way: partial(clocked, run) for way, run in candidates.items()}, arguments.rounds)
         forward = times.pop("forward, micro-batches")
         peaks = {way: peak(name, way, arguments.samples, arguments.micro) for way in times}
-        print(f"\n{WORKS[name].name}, N = {arguments.samples}, micro-batches of {arguments.micro}:\n")
+        print(
+            f"\n{WORKS[name].name}, N = {arguments.samples}, micro-batches of {arguments.micro}; times at N = {timed}:\n"
+        )
         rows = [
             [way, f"{peaks[way]:.0f} MB", f"{peaks[way] / peaks['Backprop']:.3f}", f"{times[way] / forward:.2f}"]
             for way in times
