@@ -120,7 +120,7 @@ def main() -> None:
         forward = times.pop("forward, micro-batches")
         peaks = {way: peak(name, way, arguments.samples, arguments.micro) for way in times}
         print(
-            f"\n{WORKS[name].name}, N = {arguments.samples}, micro-batches of {arguments.micro}; times at N = {timed}:\n"
+            f"\n{WORKS[name].name}, N = {arguments.samples}, micro-batches of {arguments.micro}; times at N = {timed}\n"
         )
         rows = [
             [way, f"{peaks[way]:.0f} MB", f"{peaks[way] / peaks['Backprop']:.3f}", f"{times[way] / forward:.2f}"]

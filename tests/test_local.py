@@ -338,3 +338,13 @@ def test_convert_takes_an_activation_that_is_overwritten():
     with lb.convert(model, lb.LocallyExact()):
         got = torch.autograd.grad(model(x).square().sum(), model.parameters())
     torch.testing.assert_close(got, expected)  # one activation: nothing lies further down, and the rule is Backprop
+
+
+def test_a_compiled_model():
+    torch.compiler.reset()
+    model = residual()
+    x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
+    expected = torch.autograd.grad(lb.collapse(model, lb.LocallyExact())(x).square().sum(), model.parameters())
+    compiled = torch.compile(model, backend="aot_eager")
+    got = torch.autograd.grad(lb.collapse(compiled, lb.LocallyExact())(x).square().sum(), model.parameters())
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-15)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,7 +157,9 @@ def run_locally(
     for i, x in zip(places, inner, strict=True):
         arguments[i] = x
     cutter = _Cutter(rule, layers, seam, chained)
-    with cutter:
+    # A compiled model is run eagerly: a graph that is cut at every activation leaves little to compile.
+    eagerly = nullcontext() if torch.compiler.is_compiling() else torch.compiler.set_stance("force_eager")
+    with eagerly, cutter:
         inner_args, inner_kwargs = tree_unflatten(arguments, structure)
         result = forward(*inner_args, **inner_kwargs)
     flat, result_structure = tree_flatten(result)
