@@ -87,6 +87,8 @@ def plot(gains: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
         axes.plot(sizes, [gain for _, _, gain in points], linestyle="--", color="#808080", label="by operations")
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(sizes[::2], [str(size) for size in sizes[::2]])
         axes.set_xlabel(LABELS[name])
     figure.axes[0].set_ylabel("times faster than Backprop")
     figure.axes[0].legend(frameon=False, fontsize="small")
