@@ -6,6 +6,7 @@ It is set on the instance and runs the same `forward` inside a `RuleMode`. Class
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
@@ -194,6 +195,15 @@ def stand_in_of(module: nn.Module) -> StandIn | None:
     """What stands in for the module's `forward`; None if nothing does."""
     owner = getattr(module.__dict__.get("forward"), "__self__", None)
     return owner if isinstance(owner, StandIn) else None
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy without any conversion."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        while (stand_in := stand_in_of(module)) is not None:
+            stand_in.remove()
+    return copied
 
 
 def kind(module: nn.Module, layers: tuple[LayerRule, ...]) -> Kind:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._convert import convert, is_converted
+from .._convert import convert
 from .._errors import LinearBackpropError
 from .._rules import BackwardRule
+from .._stand_in import plain_copy
 from .._where import Where
 
 
@@ -45,23 +45,20 @@ def gradient_alignment(
     The model is left as it was: both gradients are taken on copies, with the same random numbers.
 
     Args:
-        model: The model, not yet converted.
+        model: The model; a conversion that it is under does not count.
         rule: The rule to compare.
         inputs: The model's argument, or a tuple of its arguments.
         loss_fn: From the model's output to a scalar; by default the mean of its squares, halved.
         where: As in `convert`.
 
     Raises:
-        LinearBackpropError: The model is converted already, has no parameter that requires grad, or the loss is
-            not a scalar.
+        LinearBackpropError: The model has no parameter that requires grad, or the loss is not a scalar.
         ConversionError: As in `convert`.
     """
-    if is_converted(model):
-        raise LinearBackpropError("the model is converted, and its gradient is not Backprop's; remove() that first")
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    ruled = copy.deepcopy(model)
+    ruled = plain_copy(model)
     convert(ruled, rule, where)
-    true = _gradients(copy.deepcopy(model), arguments, loss_fn or _half_mean_square)
+    true = _gradients(plain_copy(model), arguments, loss_fn or _half_mean_square)
     own = _gradients(ruled, arguments, loss_fn or _half_mean_square)
     u, v = _flat(own), _flat(true)
     return Alignment(
