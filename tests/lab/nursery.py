@@ -30,7 +30,7 @@ class Nursery:
     def kill(self, *arguments: object, when: Callable[[], bool] = lambda: True, delay: float) -> None:
         """Call it and kill it that many seconds after `when` holds."""
         child = self.begin(*arguments)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 180
         while not when() and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(delay)

@@ -303,7 +303,7 @@ def test_an_interrupt_leaves_records_whole_and_the_next_call_goes_on(tmp_path):
         try:
             wait_for_lines(process, tmp_path / "runs", epochs)
             process.send_signal(signal.SIGINT)
-            printed, _ = process.communicate(timeout=30)
+            printed, _ = process.communicate(timeout=180)
         finally:
             process.kill()
         assert process.returncode == 130
@@ -335,7 +335,7 @@ def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkey
 
 
 def wait_for_lines(process, root, count):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not any(len(path.read_text().splitlines()) >= count for path in root.glob("*/*/metrics.jsonl")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)

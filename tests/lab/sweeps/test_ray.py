@@ -22,7 +22,7 @@ def test_a_cluster_makes_the_runs_and_tries_again_what_died(tmp_path: Path) -> N
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", "lab.sweeps.over_ray", str(tmp_path)]
-    ran = subprocess.run(command, env=environment, check=True, timeout=240, stdout=subprocess.PIPE, text=True)
+    ran = subprocess.run(command, env=environment, check=True, timeout=900, stdout=subprocess.PIPE, text=True)
     told = json.loads(ran.stdout.splitlines()[-1])
     assert isinstance(told[0][0], int)
     failed = Outcome("failed", "ZeroDivisionError: no such [thing]")
