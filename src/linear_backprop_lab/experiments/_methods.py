@@ -22,12 +22,13 @@ _METHODS: dict[str, Method] = {
     "local-linear": partial(lb.collapse, rule=lb.LocallyExact(lb.Linear())),
     "local-mean": partial(lb.collapse, rule=lb.LocallyExact(lb.MeanLinear())),
 }
-# Collapsed from what comes after a module on; what lies below runs with its true derivatives.
-_RULES_ABOVE: dict[str, lb.Linear | lb.MeanLinear] = {"above": lb.Linear(), "mean-above": lb.MeanLinear()}
+_ABOVE = "above"
 
 
 def method_named(name: str) -> Method:
-    """The method behind a name: backprop, linear, local-linear, local-mean, above:<path> or mean-above:<path>.
+    """The method behind a name: backprop, linear, local-linear, local-mean or above:<path>.
+
+    The last is collapsed from what comes after a module on; what lies below runs with its true derivatives.
 
     Raises:
         ValueError: No method has the name.
@@ -35,7 +36,6 @@ def method_named(name: str) -> Method:
     if name in _METHODS:
         return _METHODS[name]
     kind, _, path = name.partition(":")
-    if kind not in _RULES_ABOVE or not path:
-        known = [*_METHODS, *(f"{kind}:<path>" for kind in _RULES_ABOVE)]
-        raise ValueError(f"no method is named {name!r}; use {', '.join(known)}")
-    return partial(lb.collapse, rule=_RULES_ABOVE[kind], where=lb.after(path))
+    if kind != _ABOVE or not path:
+        raise ValueError(f"no method is named {name!r}; use {', '.join(_METHODS)}, {_ABOVE}:<path>")
+    return partial(lb.collapse, where=lb.after(path))

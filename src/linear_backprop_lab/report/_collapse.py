@@ -22,7 +22,6 @@ _COLORS = {
     "local-linear": "#159a76",
     "local-mean": "#a663cc",
     "above": "#808080",
-    "mean-above": "#a07d00",
 }
 _LINE_STYLES = ("-", "--", ":", "-.")
 

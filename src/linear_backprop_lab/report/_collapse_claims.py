@@ -20,7 +20,6 @@ _CLAIMS = {
     "local-linear": "LocallyExact(Linear), collapsed, reaches Backprop's accuracy.",
     "local-mean": "LocallyExact(MeanLinear), collapsed, reaches Backprop's accuracy.",
     "above": "Exact up to a layer and Linear above it, a network reaches Backprop's accuracy, whatever the layer.",
-    "mean-above": "Exact up to the lowest layers and MeanLinear above, it does so, too.",
 }
 _PAPER = {"linear": "“learning with Linear Backprop is competitive with Backprop” (abstract)"}
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from linear_backprop_lab.records import Run
 
 BACKPROP = "backprop"
-FAMILIES = (BACKPROP, "linear", "local-linear", "local-mean", "above", "mean-above")
+FAMILIES = (BACKPROP, "linear", "local-linear", "local-mean", "above")
 
 _NAMES = {
     BACKPROP: "Backprop",
@@ -24,7 +24,7 @@ _NAMES = {
     "local-linear": "LocallyExact(Linear)",
     "local-mean": "LocallyExact(MeanLinear)",
 }
-_NAMES_AT = {"above": "exact up to {}, Linear above", "mean-above": "exact up to {}, MeanLinear above"}
+_NAMES_AT = {"above": "exact up to {}, Linear above"}
 _MODELS = {"mlp": "MLP", "vgg19": "VGG19", "residual": "residual convnet"}
 _CLASSES = 10
 

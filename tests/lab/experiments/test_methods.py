@@ -47,7 +47,6 @@ def gradients_by_hand(model, images, labels, to_parameters, to_chain):
         ("local-mean", [EXACT] * 3, [MEAN] * 3),
         ("above:layers.1", [EXACT, ONE, ONE], [EXACT, ONE, ONE]),
         ("above:layers.3", [EXACT, EXACT, ONE], [EXACT, EXACT, ONE]),
-        ("mean-above:layers.1", [EXACT, MEAN, MEAN], [EXACT, MEAN, MEAN]),
     ],
 )
 def test_a_method_gives_the_gradients_written_out_in_numpy(method, to_parameters, to_chain):
