@@ -23,6 +23,9 @@ bench: $(INSTALLED)  ## Every benchmark; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/bench_ensemble.py
 	$(BIN)/python benchmarks/bench_training.py
 	$(BIN)/python benchmarks/bench_collapse.py
+	$(BIN)/python benchmarks/bench_memory.py
+	$(BIN)/python benchmarks/bench_bytes.py
+	$(BIN)/python benchmarks/bench_growth.py --plot benchmarks/growth.svg
 	$(BIN)/python benchmarks/bench_engine.py
 
 docs: $(INSTALLED)  ## The documentation, into site/
