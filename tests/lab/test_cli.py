@@ -298,7 +298,12 @@ def test_an_interrupt_leaves_records_whole_and_the_next_call_goes_on(tmp_path):
     options = ["--offline", "--runs", str(tmp_path / "runs"), "--report", str(tmp_path / "report.html")]
     for epochs in (1, 2):
         process = subprocess.Popen(
-            [*COMMAND, "reproduce", "images", *options], env=environment, stdout=subprocess.PIPE, text=True
+            [*COMMAND, "reproduce", "images", *options],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            # A shell's background jobs, and so perhaps this test, ignore Ctrl-C and hand that on.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         try:
             wait_for_lines(process, tmp_path / "runs", epochs)
