@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ._affine import mix
 from ._replay import Recorded
+from ._workers import averaged, summed
 
 # Measured in bfloat16 on MLPs and VGG19: from 2^-4 on, the error stays as it is.
 _EXPONENT = -4.0
@@ -56,16 +57,7 @@ class Aggregates:
 
     def over(self, group: dist.ProcessGroup) -> Aggregates:
         """The sum over all workers of a group, in one message; the gradients become the mean over the workers."""
-        parts = [*self.sums, self.ones, self.scale, self.count]
-        dtype = parts[0].dtype
-        for part in parts:
-            dtype = torch.promote_types(dtype, part.dtype)
-        message = torch.cat([part.to(dtype).flatten() for part in parts])
-        dist.all_reduce(message, group=group)
-        pieces = message.split([part.numel() for part in parts])
-        *sums, ones, scale, count = [
-            piece.view_as(part).to(part.dtype) for piece, part in zip(pieces, parts, strict=True)
-        ]
+        *sums, ones, scale, count = summed([*self.sums, self.ones, self.scale, self.count], group)
         return replace(self, sums=sums, ones=ones, scale=scale, count=count, share=1 / dist.get_world_size(group))
 
     def combinations(self) -> list[Tensor]:
@@ -104,10 +96,8 @@ def mean_slopes(seen: Sequence[Recorded], group: dist.ProcessGroup) -> list[Reco
     slopes = [each.slope for each in seen if each.slope is not None]
     if not slopes:
         return list(seen)
-    message = torch.cat([slope.flatten() for slope in slopes])
-    dist.all_reduce(message, group=group)
-    pieces = iter(message.div_(dist.get_world_size(group)).split([slope.numel() for slope in slopes]))
-    return [each if each.slope is None else replace(each, slope=next(pieces).view_as(each.slope)) for each in seen]
+    means = iter(averaged(slopes, group))
+    return [each if each.slope is None else replace(each, slope=next(means)) for each in seen]
 
 
 def _scale(g: Tensor) -> Tensor:

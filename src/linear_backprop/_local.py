@@ -32,6 +32,7 @@ from ._layer_rule import LayerRule
 from ._parts import begin, gradients, separate
 from ._replay import Emitter, Recorded, Run, autocast_as_now, governing, graph_is_kept, pre_activation, undisturbed
 from ._rules import BackwardRule, LocallyExact, MeanLinear
+from ._workers import averaged
 
 _Add = Callable[[Sequence[Tensor], Sequence[Tensor | None]], None]
 
@@ -291,7 +292,10 @@ class _Pass:
                 for index in part.edges:
                     ready[index] = None
         whole = [total.get(p) for p in self.parameters]
-        return whole if self.process_group is None else _mean_over(whole, self.parameters, self.process_group)
+        if self.process_group is None:
+            return whole
+        dense = [torch.zeros_like(p) if g is None else g for g, p in zip(whole, self.parameters, strict=True)]
+        return [*averaged(dense, self.process_group)]
 
     def _of_pre_activations(
         self, cuts: Sequence[_Cut], of_h: Iterable[Tensor], keep: bool, add: _Add
@@ -316,14 +320,3 @@ class _Local(torch.autograd.Function):
         step: _Pass = ctx.step
         of_leaves, of_h = step.chain(g)
         return None, *[None] * len(g), *of_leaves, *step.of_parameters(g, of_h, graph_is_kept())
-
-
-def _mean_over(
-    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], group: dist.ProcessGroup
-) -> list[Tensor | None]:
-    """The mean over the workers of a group, in one message."""
-    whole = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-    message = torch.cat([g.flatten() for g in whole])
-    dist.all_reduce(message, group=group)
-    pieces = message.div_(dist.get_world_size(group)).split([g.numel() for g in whole])
-    return [piece.view_as(g) for piece, g in zip(pieces, whole, strict=True)]

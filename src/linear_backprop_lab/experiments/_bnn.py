@@ -10,7 +10,7 @@ from linear_backprop_lab.data import load_images
 from ._image_run import image_job
 from ._job import Job
 from ._scale import Scale
-from ._sweep import PAPER_LEARNING_RATES, PAPER_PENALTIES, Size, grid
+from ._sweep import PAPER_SIZE, Size, grid
 
 NAME = "bnn"
 
@@ -27,16 +27,7 @@ _SIZES = {
         learning_rates=(10.0, 1.0, 1e-1),
         penalties=(1e-2, 1e-4),
     ),
-    Scale.PAPER: Size(
-        train_images=45_000,
-        held_out_images=5000,
-        test_images=10_000,
-        epochs=100,
-        learning_rates=PAPER_LEARNING_RATES,
-        penalties=PAPER_PENALTIES,
-        precision="bf16",
-        compile=True,
-    ),
+    Scale.PAPER: PAPER_SIZE,
 }
 _INFLATIONS = {Scale.SMOKE: 1, Scale.CPU: 1, Scale.PAPER: 5}
 

@@ -17,9 +17,6 @@ from ._selection import choose
 
 Config = dict[str, Any]
 
-PAPER_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
-PAPER_PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
@@ -58,6 +55,18 @@ class Size:
             "held_out_images": held_out,
             "test_images": min(self.test_images, len(data.test_images)),
         }
+
+
+PAPER_SIZE = Size(
+    train_images=45_000,
+    held_out_images=5000,
+    test_images=10_000,
+    epochs=100,
+    learning_rates=(1e-3, 1e-4, 1e-5),
+    penalties=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+    precision="bf16",
+    compile=True,
+)
 
 
 def grid(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import linear_backprop as lb
@@ -11,7 +12,7 @@ from linear_backprop_lab.data import ImageDataset, load_images
 from ._image_run import image_job
 from ._job import Job
 from ._scale import Scale
-from ._sweep import PAPER_LEARNING_RATES, PAPER_PENALTIES, Config, Size, at_the_best, grid
+from ._sweep import PAPER_SIZE, Config, Size, at_the_best, grid
 
 RECORDS = "vgg19"
 
@@ -40,18 +41,7 @@ _SIZES = {
         seeds=3,
         long_epochs=10,
     ),
-    Scale.PAPER: Size(
-        train_images=45_000,
-        held_out_images=5000,
-        test_images=10_000,
-        epochs=100,
-        learning_rates=PAPER_LEARNING_RATES,
-        penalties=PAPER_PENALTIES,
-        seeds=3,
-        long_epochs=1000,
-        precision="bf16",
-        compile=True,
-    ),
+    Scale.PAPER: replace(PAPER_SIZE, seeds=3, long_epochs=1000),
 }
 _WIDTHS = {Scale.SMOKE: 1 / 32, Scale.CPU: 1 / 8, Scale.PAPER: 1.0}
 

@@ -14,6 +14,8 @@ from linear_backprop_lab.experiments._methods import method_named
 from linear_backprop_lab.models import ConstantBatchNorm2d
 from linear_backprop_lab.training import Normalizer, Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = Case(
     model={"name": "mlp", "activation": "Tanh", "widths": [3072, 6, 10]},
     methods=("backprop", "linear"),
@@ -24,14 +26,6 @@ SMALL = Case(
     learning_rates=(1e-4, 1e-3),
     seeds=(0, 1),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
