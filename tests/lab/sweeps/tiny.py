@@ -19,7 +19,7 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.sweeps import EngineName, Sweep, choose_engine, run_here
 from linear_backprop_lab.training import Recipe, train
 
-EPOCHS, BATCHES = 6, 4
+EPOCHS, BATCHES = 20, 4
 STEPS = EPOCHS * BATCHES
 
 
