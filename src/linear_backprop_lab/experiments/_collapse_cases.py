@@ -33,7 +33,7 @@ class Case:
     train_images: int
     test_images: int
     sweep_images: int
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
 
     @property
@@ -91,5 +91,8 @@ _CASES = (
         {"name": "vgg19", "width": 0.125, "pooling": "average", "batch_norm": False},
         *(f"above:features.{pooling}" for pooling in (4, 9, 18, 27)),
     ),
-    _convnet({"name": "residual", "widths": [8, 16, 32], "normalization": "constant"}),
+    replace(
+        _convnet({"name": "residual", "widths": [8, 16, 32], "normalization": "constant"}),
+        learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    ),
 )

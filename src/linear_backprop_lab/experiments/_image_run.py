@@ -55,6 +55,10 @@ def _label(config: Mapping[str, Any]) -> str:
     parts = [config["data"], model["name"], model["activation"]]
     if "batch_norm" in model:
         parts.append("batch norm" if model["batch_norm"] else "no batch norm")
+    if (initialization := model.get("initialization", "he")) != "he":
+        parts.append(f"{initialization} initialization")
+    if not recipe["augment"]:
+        parts.append("not augmented")
     parts += [f"lr {recipe['learning_rate']:g}", f"l2 {recipe['weight_decay']:g}", config["rule"]]
     return ", ".join([*parts, f"{recipe['epochs']} epochs", f"seed {recipe['seed']}"])
 

@@ -27,12 +27,12 @@ class Experiment:
         name: As on the command line.
         summary: What it does, in a line.
         views: Further names: parts of its figure, which are made of the same runs.
-        records: `config["experiment"]` of its records, which experiments may share.
+        records: `config["experiment"]` of the records that `job` makes, which experiments may share.
         jobs: Its runs, from the folder all records lie in, the scale, the folder of CIFAR-10 (None: look for
             it) and whether it may be downloaded.
             What follows from the records of others (further seeds of the best setting, say) is there once those
             are complete.
-        job: One of them from its configuration, in any process; the other arguments are the same.
+        job: A run of `records` from its configuration, in any process; the other arguments are those of `jobs`.
         size: How many runs `jobs` gives in the end, where it cannot name them all at first.
         by_default: Whether it is run where no name is given.
         by_name_only: Whether "all" leaves it out: it wants the machine to itself.
@@ -70,11 +70,12 @@ EXPERIMENTS = (
     ),
     Experiment(
         name="fig2",
-        summary="VGG19 with tanh, the best of the sweep for each rule; the runs of fig4",
+        summary="VGG19 with tanh, each rule at the best of the sweep of fig4, with several seeds",
         views=(),
         records=_vgg.RECORDS,
         jobs=_vgg.figure2_jobs,
         job=image_job,
+        size=_vgg.figure2_size,
     ),
     Experiment(
         name="fig3-left",
@@ -103,12 +104,21 @@ EXPERIMENTS = (
         job=image_job,
     ),
     Experiment(
+        name=_vgg.OPEN_SETTINGS,
+        summary="fig4's sweep with other initializations, and without augmentation: the paper does not say",
+        views=(),
+        records=_vgg.OPEN_SETTINGS,
+        jobs=_vgg.open_settings_jobs,
+        job=image_job,
+    ),
+    Experiment(
         name=_bnn.NAME,
         summary="binarized ResNet-18 with hard tanh, the sweep under both rules: the paper's Precision@5 errors",
         views=(),
         records=_bnn.NAME,
         jobs=_bnn.bnn_jobs,
         job=image_job,
+        size=_bnn.bnn_size,
     ),
     Experiment(
         name=_collapse.NAME,

@@ -13,7 +13,7 @@ from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.training import Recipe
 
-from ._selection import choose
+from ._selection import Metric, choose
 
 Config = dict[str, Any]
 
@@ -29,7 +29,7 @@ class Size:
         epochs: Of every run of the sweep.
         learning_rates: Swept, with every penalty.
         penalties: The factors of the l2 penalty.
-        seeds: How many seeds the best settings get, where the paper speaks of variance; the sweep has seed 0.
+        seeds: How many seeds the best settings get; the sweep has seed 0.
         long_epochs: Of the runs of figure 3's left part.
         precision: As in `Recipe`.
         compile: As in `Recipe`.
@@ -64,17 +64,24 @@ PAPER_SIZE = Size(
     epochs=100,
     learning_rates=(1e-3, 1e-4, 1e-5),
     penalties=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+    seeds=3,
     precision="bf16",
     compile=True,
 )
 
 
 def grid(
-    experiment: str, size: Size, data: ImageDataset, models: Iterable[Config], rules: Iterable[lb.BackwardRule]
+    experiment: str,
+    size: Size,
+    data: ImageDataset,
+    models: Iterable[Config],
+    rules: Iterable[lb.BackwardRule],
+    *,
+    augment: bool = True,
 ) -> list[Config]:
     """The configurations of a sweep: every model under every rule at every learning rate and penalty.
 
-    Vanilla SGD, batches of 128, images cropped and mirrored at random.
+    Vanilla SGD, batches of 128.
 
     Args:
         experiment: `config["experiment"]`.
@@ -82,6 +89,7 @@ def grid(
         data: CIFAR-10, or digits in its place.
         models: As `build_model` takes them, without `classes`.
         rules: The rules of their activations.
+        augment: As in `Recipe`.
     """
     settings = itertools.product(models, size.learning_rates, size.penalties, rules)
     return [
@@ -96,6 +104,7 @@ def grid(
                     epochs=size.epochs,
                     learning_rate=learning_rate,
                     weight_decay=penalty,
+                    augment=augment,
                     precision=size.precision,
                     compile=size.compile,
                     diagnostics=True,
@@ -106,7 +115,9 @@ def grid(
     ]
 
 
-def at_the_best(root: Path, swept: Iterable[Config], seeds: Iterable[int], epochs: int) -> list[Config]:
+def at_the_best(
+    root: Path, swept: Iterable[Config], seeds: Iterable[int], epochs: int, metric: Metric = "accuracy"
+) -> list[Config]:
     """What follows from a sweep: each model and rule at its best setting, with other seeds or more epochs.
 
     Chosen on the test set, as in the paper. Empty for a model and rule whose sweep is not complete below `root`.
@@ -115,7 +126,7 @@ def at_the_best(root: Path, swept: Iterable[Config], seeds: Iterable[int], epoch
     for config in swept:
         groups.setdefault(f"{config['model']} {config['rule']}", []).append(Run(root, config))
     complete = [runs for runs in groups.values() if all(run.is_complete for run in runs)]
-    best = [choose(runs, "test").run.config for runs in complete]
+    best = [choose(runs, "test", metric).run.config for runs in complete]
     return [_again(config, seed, epochs) for config, seed in itertools.product(best, seeds)]
 
 

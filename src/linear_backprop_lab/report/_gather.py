@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from linear_backprop_lab.records import Run, runs_below
 
@@ -17,6 +18,7 @@ from ._figure3 import figure3_left, figure3_right
 from ._figure4 import figure4
 from ._image_runs import BACKPROP, LINEAR
 from ._images import images
+from ._open_settings import open_settings
 from ._section import Section
 
 
@@ -28,7 +30,7 @@ class _Kind:
         draw: From those runs, at least one, to the section.
         experiment: `config["experiment"]` of the records.
         networks: The activations and rules among them, as (activation, rule) pairs; None for all there are.
-        also: Another experiment, whose records are shown with them.
+        also: Another experiment, whose records are shown with them, where there are any of the first.
     """
 
     draw: Callable[[Sequence[Run]], Section]
@@ -36,9 +38,12 @@ class _Kind:
     networks: tuple[tuple[str, str], ...] | None = None
     also: str | None = None
 
-    def takes(self, run: Run) -> bool:
-        """Whether the section is drawn from this run."""
-        config = run.config
+    def of(self, runs: Sequence[Run]) -> tuple[Run, ...]:
+        """Those that the section is drawn from; none where it has none of its own."""
+        taken = tuple(run for run in runs if self._takes(run.config))
+        return taken if any(run.config["experiment"] == self.experiment for run in taken) else ()
+
+    def _takes(self, config: Mapping[str, Any]) -> bool:
         if config["experiment"] not in (self.experiment, self.also):
             return False
         return self.networks is None or (config["model"]["activation"], config["rule"]) in self.networks
@@ -54,6 +59,7 @@ _KINDS = (
     _Kind(figure3_left, "vgg19", (("ReLU", BACKPROP), ("Tanh", LINEAR))),
     _Kind(figure3_right, "vgg19", (("ReLU", BACKPROP), ("ReLU", LINEAR))),
     _Kind(figure4, "vgg19", _TANH),
+    _Kind(open_settings, "open-settings", _TANH, also="vgg19"),
     _Kind(bnn, "bnn"),
     _Kind(collapse, "collapse", also="collapse-timing"),
 )
@@ -109,8 +115,7 @@ def gather(root: Path) -> Report:
         RunError: A record cannot be read.
     """
     runs = list(runs_below(root))
-    of_kinds = [(kind, tuple(run for run in runs if kind.takes(run))) for kind in _KINDS]
-    chapters = tuple(Chapter(kind.draw(taken), taken) for kind, taken in of_kinds if taken)
+    chapters = tuple(Chapter(kind.draw(taken), taken) for kind in _KINDS if (taken := kind.of(runs)))
     if not chapters:
         raise ReportError(f"no complete run lies below {root}; make some with: linear-backprop reproduce")
     return Report(chapters, _environment([run for chapter in chapters for run in chapter.runs]))

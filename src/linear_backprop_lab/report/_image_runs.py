@@ -63,6 +63,11 @@ def standard_error(run: Run, share: float) -> float:
     return math.sqrt(share * (1 - share) / run.config["test_images"])
 
 
+def is_above_chance(run: Run, accuracy: float) -> bool:
+    """Whether an accuracy on the run's test images is above a guess's by more than 1.96 standard errors."""
+    return accuracy - chance(run) > SIGNIFICANT * standard_error(run, chance(run))
+
+
 def curve(run: Run, metric: str) -> tuple[list[int], list[float]]:
     """The epochs and the values of a metric, where it is finite."""
     lines = [line for line in run.metrics if line[metric] is not None]
@@ -129,7 +134,8 @@ def scale(runs: Sequence[Run]) -> str:
 
 def _scale(config: dict[str, Any]) -> dict[str, Any]:
     """What does not differ between the runs of one scale."""
-    model = {key: value for key, value in config["model"].items() if key not in ("activation", "batch_norm")}
-    varied = ("learning_rate", "weight_decay", "seed", "epochs")
+    networks = ("activation", "batch_norm", "initialization")
+    model = {key: value for key, value in config["model"].items() if key not in networks}
+    varied = ("learning_rate", "weight_decay", "seed", "epochs", "augment")
     recipe = {key: value for key, value in config["recipe"].items() if key not in varied}
-    return {**config, "model": model, "recipe": recipe, "rule": None}
+    return {**config, "model": model, "recipe": recipe, "rule": None, "experiment": None}

@@ -23,6 +23,7 @@ from ._image_runs import (
     curve,
     data_name,
     first_loss,
+    is_above_chance,
     learning_rate,
     standard_error,
 )
@@ -153,7 +154,7 @@ def _flows(comparisons: Sequence[_Comparison]) -> Claim:
         paper="“By using Linear Backprop, however, we are able to ensure that gradients flow to continue "
         "learning.” (section 1.2)",
         measured="; ".join(f"{name}: {_described(run)}, chance {chance(run):.0%}" for name, run in best.items()),
-        verdict=all_or_some([_is_above_chance(run) for run in best.values()]),
+        verdict=all_or_some([is_above_chance(run, _best(run)) for run in best.values()]),
         how="holds where the best test accuracy is above chance by more than 1.96 standard errors of the "
         "test set in every comparison; partly where in some",
     )
@@ -174,10 +175,6 @@ def _competitive(comparisons: Sequence[_Comparison]) -> Claim:
         "Linear Backprop is not below by more than 1.96 standard errors of the difference in every "
         "comparison; partly where in some",
     )
-
-
-def _is_above_chance(run: Run) -> bool:
-    return _best(run) - chance(run) > SIGNIFICANT * standard_error(run, chance(run))
 
 
 def _is_level(backprop: Run, linear: Run) -> bool:

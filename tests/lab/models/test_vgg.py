@@ -43,14 +43,30 @@ def test_computes_configuration_e(batch_norm, pooling):
     assert next(parameters, None) is None
 
 
-def test_convolutions_start_from_he_fan_out():
+# Variances of the weights: of U(-b, b), b^2 / 3.
+VARIANCES = {
+    "he": lambda inputs, outputs: 2 / (9 * outputs),
+    "xavier": lambda inputs, outputs: 6 / (9 * (inputs + outputs)) / 3,
+    "default": lambda inputs, outputs: 1 / (9 * inputs) / 3,
+}
+
+
+@pytest.mark.parametrize("initialization", VARIANCES)
+def test_convolutions_start_from_the_initialization_named(initialization):
     torch.manual_seed(0)
-    for layer in vgg19(0.5).modules():
+    for layer in vgg19(0.5, initialization=initialization).modules():
         if isinstance(layer, nn.Conv2d):
-            expected = (2 / (9 * layer.out_channels)) ** 0.5
+            expected = VARIANCES[initialization](layer.in_channels, layer.out_channels) ** 0.5
             # 864 weights at least: the standard error of a standard deviation is below 2.5 %.
             assert layer.weight.std().item() == pytest.approx(expected, rel=0.1)
-            assert not layer.bias.any()
+            assert bool(layer.bias.any()) == (initialization == "default")
+
+
+def test_starts_from_he_fan_out_unless_told():
+    torch.manual_seed(0)
+    unless_told = vgg19(1 / 32)
+    torch.manual_seed(0)
+    assert torch.equal(unless_told.features[0].weight, vgg19(1 / 32, initialization="he").features[0].weight)
 
 
 def test_every_activation_is_a_module_of_its_own_that_converts():
@@ -73,6 +89,7 @@ def test_classes_sets_the_outputs():
     "arguments, message",
     [
         ({"pooling": "median"}, r"unknown pooling 'median'; use one of 'max', 'average'"),
+        ({"initialization": "zero"}, r"unknown initialization 'zero'; use one of 'he', 'xavier', 'default'"),
         ({"width": 0.0}, r"must be positive, got width=0.0, classes=10"),
         ({"classes": 0}, r"must be positive, got width=1.0, classes=0"),
     ],

@@ -48,22 +48,25 @@ def sweep_run(
     losses=None,
     norms=(1.0, 1.0),
     train_images=2000,
+    initialization="he",
+    augment=True,
 ):
     """A complete run of a sweep with the test accuracies of `accuracies`, an epoch each.
 
     Its Precision@5 error is half of what top-1 has wrong; `norms` are Backprop's gradient at the lowest and at the
     highest weight, Linear Backprop's are 1 everywhere.
     """
-    network = {"batch_norm": batch_norm, "width": 0.5} if experiment == "vgg19" else {"inflate": 1}
+    vgg19 = {"batch_norm": batch_norm, "width": 0.5, "initialization": initialization}
+    network = {"inflate": 1} if experiment == "bnn" else vgg19
     recipe = {"batch_size": 128, "learning_rate": learning_rate, "weight_decay": penalty, "seed": seed}
-    recipe["precision"] = "float32"
+    recipe |= {"precision": "float32", "augment": augment}
     config = {
         "experiment": experiment,
         "data": "cifar10",
         "train_images": train_images,
         "held_out_images": 100,
         "test_images": 1000,
-        "model": {"name": experiment, "activation": activation, "classes": 10, **network},
+        "model": {"name": "made-up", "activation": activation, "classes": 10, **network},
         "rule": rule,
         "recipe": {**recipe, "epochs": epochs or len(accuracies)},
     }

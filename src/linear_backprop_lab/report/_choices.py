@@ -1,0 +1,58 @@
+"""What a sweep's best settings are, by either protocol: in words, in a table, and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from linear_backprop_lab.experiments import Choice, Metric, Protocol, choose
+from linear_backprop_lab.records import Run
+
+from ._drawing import rule_name
+from ._image_runs import BACKPROP, LINEAR, SIGNIFICANT, setting, standard_error, under
+
+PROTOCOLS: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
+
+Pair = tuple[Choice, Choice]
+"""Backprop's and Linear Backprop's."""
+
+
+def both_chosen(runs: Sequence[Run], protocol: Protocol, metric: Metric = "accuracy") -> Pair:
+    """The best of a sweep under each rule, both of which are among the runs."""
+    backprop, linear = (choose(under(runs, rule), protocol, metric) for rule in (BACKPROP, LINEAR))
+    return backprop, linear
+
+
+def under_both(networks: dict[str, list[Run]]) -> dict[str, list[Run]]:
+    """Those with runs under both rules."""
+    return {name: each for name, each in networks.items() if under(each, BACKPROP) and under(each, LINEAR)}
+
+
+def described(choice: Choice) -> str:
+    """The setting, the epoch, and the accuracy there as a percentage."""
+    return f"{choice.value:.1%} ({setting(choice.run)}, epoch {choice.epoch})"
+
+
+def exceeds(first: Choice, second: Choice) -> bool:
+    """Whether a share is above another by more than 1.96 standard errors of their difference on the test set."""
+    error = math.hypot(standard_error(first.run, first.value), standard_error(second.run, second.value))
+    return first.value - second.value > SIGNIFICANT * error
+
+
+def choice_rows(name: str, runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """A row a rule and protocol, under the heads of `CHOICE_COLUMNS`."""
+    return [
+        (name, rule_name(rule), words, setting(choice.run), str(choice.epoch), *_numbers(choice))
+        for rule in (BACKPROP, LINEAR)
+        if under(runs, rule)
+        for protocol, words in PROTOCOLS.items()
+        for choice in (choose(under(runs, rule), protocol),)
+    ]
+
+
+CHOICE_COLUMNS = ("network", "rule", "chosen", "setting", "epoch", "test accuracy", "Precision@5 error")
+
+
+def _numbers(choice: Choice) -> tuple[str, str]:
+    line = choice.run.metrics[choice.epoch - 1]
+    return f"{line['test_accuracy']:.1%}", f"{line['test_top5_error']:.2%}"
