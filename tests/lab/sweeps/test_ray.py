@@ -19,19 +19,25 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not ins
 
 
 def test_a_cluster_makes_the_runs_and_tries_again_what_died(tmp_path: Path) -> None:
+    """One started for the sweep, then one that was there before, whose GPU four runs share."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", "lab.sweeps.over_ray", str(tmp_path)]
     ran = subprocess.run(command, env=environment, check=True, timeout=900, stdout=subprocess.PIPE, text=True)
     told = json.loads(ran.stdout.splitlines()[-1])
-    assert isinstance(told[0][0], int)
+    assert isinstance(told["there"][0][0], int)
     failed = Outcome("failed", "ZeroDivisionError: no such [thing]")
-    assert [Outcome(**what[-1]) for what in told] == [Outcome("done"), Outcome("done"), failed]
-    jobs = [tiny_job(tmp_path, seed, fault) for seed, fault in enumerate(FAULTS)]
-    assert (tmp_path / "died").exists()
-    for job in jobs[:2]:
+    done = Outcome("done")
+    assert [Outcome(**what[-1]) for what in told["here"]] == [done]
+    assert [Outcome(**what[-1]) for what in told["there"]] == [done, done, failed, done]
+    there = tmp_path / "there"
+    assert (there / "died").exists()
+    assert json.loads((there / "assigned.json").read_text()) == {"CPU": 1, "GPU": 0.25}
+    jobs = [tiny_job(there, seed, fault) for seed, fault in enumerate(FAULTS)]
+    for job in (tiny_job(tmp_path / "here", 0), *jobs[:2]):
         undisturbed = tiny_job(tmp_path / "undisturbed", job.run.config["seed"])
-        make(undisturbed)
+        if not undisturbed.run.is_complete:
+            make(undisturbed)
         assert damage(job.run) is None
         assert without_time(job.run) == without_time(undisturbed.run)
     assert jobs[2].run.failure == failed.error

@@ -1,5 +1,6 @@
 """Jobs small enough to be killed by the dozen, each trained by the lab's own loop."""
 
+import json
 import os
 import resource
 import signal
@@ -72,6 +73,14 @@ def die_once(run: Run) -> None:
         die(run)
 
 
+def write_down_what_is_assigned(run: Run) -> None:
+    """What Ray gives the task."""
+    import ray
+
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    (run.folder.parents[1] / "assigned.json").write_text(json.dumps(assigned))
+
+
 def raise_error(run: Run) -> None:
     """A mistake."""
     raise ZeroDivisionError("no such [thing]")
@@ -83,6 +92,7 @@ FAULTS = {
     "killed once": die_once,
     "error": raise_error,
     "counted": count,
+    "assigned": write_down_what_is_assigned,
 }
 
 
