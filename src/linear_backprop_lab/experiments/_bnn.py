@@ -10,11 +10,9 @@ from linear_backprop_lab.data import load_images
 from ._image_run import image_job
 from ._job import Job
 from ._scale import Scale
-from ._sweep import PAPER_SIZE, Size, at_the_best, grid
+from ._sweep import PAPER_SIZE, Size, Staged, grid
 
 NAME = "bnn"
-
-_RULES = (lb.Exact(), lb.Linear())
 
 # The paper's learning rates move nothing within two hundred steps; at 1 the signs of latent weights change.
 _SIZES = {
@@ -50,15 +48,16 @@ def bnn_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> lis
         data: The folder of CIFAR-10; None to look for it, and to take digits in its place.
         download: Whether it may be downloaded.
     """
+    return [image_job(root, config, data, download) for config in _staged(scale, data, download).configs(root)]
+
+
+def bnn_awaited(root: Path, scale: Scale, data: Path | None, download: bool) -> int:
+    """How many more runs follow from the sweep, at most."""
+    return _staged(scale, data, download).awaited(root)
+
+
+def _staged(scale: Scale, data: Path | None, download: bool) -> Staged:
     model = {"name": "binarized-resnet18", "inflate": _INFLATIONS[scale], "activation": "Hardtanh"}
-    found = load_images(data, download=download)
     size = _SIZES[scale]
-    swept = grid(NAME, size, found, [model], _RULES)
-    further = at_the_best(root, swept, range(1, size.seeds), size.epochs, "top5_error")
-    return [image_job(root, config, data, download) for config in swept + further]
-
-
-def bnn_size(scale: Scale) -> int:
-    """How many runs there are in the end."""
-    size = _SIZES[scale]
-    return len(_RULES) * (len(size.learning_rates) * len(size.penalties) + size.seeds - 1)
+    swept = grid(NAME, size, load_images(data, download=download), [model], (lb.Exact(), lb.Linear()))
+    return Staged(swept=swept, seeds=range(1, size.seeds), epochs=size.epochs, metric="top5_error")

@@ -54,9 +54,15 @@ def collapse_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -
     return [collapse_job(root, config, data, download) for config in configs]
 
 
-def collapse_size(scale: Scale) -> int:
-    """How many runs there are in the end."""
-    return sum(len(case.methods) * (len(case.learning_rates) + len(case.seeds)) for case in cases(scale))
+def collapse_awaited(root: Path, scale: Scale, data: Path | None, download: bool) -> int:
+    """How many more runs follow from sweeps that are not complete below `root`."""
+    found = load_images(data, download=download)
+    return sum(
+        len(case.seeds)
+        for case in cases(scale)
+        for method in case.methods
+        if best_rate(root, sweep_configs(found, case, method)) is None
+    )
 
 
 def collapse_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from linear_backprop_lab.records import Run
 
 Protocol = Literal["test", "held_out"]
+PROTOCOLS: tuple[Protocol, ...] = ("test", "held_out")
 Metric = Literal["accuracy", "top5_error"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.training import Recipe
 
-from ._selection import Metric, choose
+from ._selection import PROTOCOLS, Metric, choose
 
 Config = dict[str, Any]
 
@@ -115,20 +115,49 @@ def grid(
     ]
 
 
-def at_the_best(
-    root: Path, swept: Iterable[Config], seeds: Iterable[int], epochs: int, metric: Metric = "accuracy"
-) -> list[Config]:
-    """What follows from a sweep: each model and rule at its best setting, with other seeds or more epochs.
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A sweep, and what follows from it: each model and rule at its best settings, with other seeds or more epochs.
 
-    Chosen on the test set, as in the paper. Empty for a model and rule whose sweep is not complete below `root`.
+    The best settings are the one that the test set chooses, as in the paper, and the one that held-out images choose.
+
+    Attributes:
+        swept: The configurations of the sweep.
+        seeds: Of the runs that follow.
+        epochs: Of the runs that follow.
+        metric: That a setting is chosen by.
     """
-    groups: dict[str, list[Run]] = {}
-    for config in swept:
-        groups.setdefault(f"{config['model']} {config['rule']}", []).append(Run(root, config))
-    complete = [runs for runs in groups.values() if all(run.is_complete for run in runs)]
-    best = [choose(runs, "test", metric).run.config for runs in complete]
-    return [_again(config, seed, epochs) for config, seed in itertools.product(best, seeds)]
+
+    swept: Sequence[Config]
+    seeds: Sequence[int] = ()
+    epochs: int = 0
+    metric: Metric = "accuracy"
+
+    def configs(self, root: Path) -> list[Config]:
+        """The sweep, and what follows for every model and rule whose sweep is complete below `root`."""
+        best = {
+            run.key: run.config
+            for runs in self._groups(root)
+            if _are_complete(runs)
+            for run in (choose(runs, protocol, self.metric).run for protocol in PROTOCOLS)
+        }
+        return [*self.swept, *itertools.starmap(self._again, itertools.product(best.values(), self.seeds))]
+
+    def awaited(self, root: Path) -> int:
+        """How many more follow, at most: as many if the protocols do not agree anywhere."""
+        incomplete = sum(not _are_complete(runs) for runs in self._groups(root))
+        return incomplete * len(PROTOCOLS) * len(self.seeds)
+
+    def _groups(self, root: Path) -> list[list[Run]]:
+        """The runs of every model and rule."""
+        groups: dict[str, list[Run]] = {}
+        for config in self.swept:
+            groups.setdefault(f"{config['model']} {config['rule']}", []).append(Run(root, config))
+        return list(groups.values())
+
+    def _again(self, config: Config, seed: int) -> Config:
+        return {**config, "recipe": {**config["recipe"], "seed": seed, "epochs": self.epochs}}
 
 
-def _again(config: Mapping[str, Any], seed: int, epochs: int) -> Config:
-    return {**config, "recipe": {**config["recipe"], "seed": seed, "epochs": epochs}}
+def _are_complete(runs: Iterable[Run]) -> bool:
+    return all(run.is_complete for run in runs)

@@ -1,6 +1,6 @@
 """Figures 2, 3 and 4: VGG19 on CIFAR-10 over the paper's sweep; the figures share runs where settings coincide.
 
-And the same sweep under other choices of what the paper leaves open.
+And the same sweep under other choices of what the paper leaves open, and at the paper's learning rate.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from linear_backprop_lab.data import ImageDataset, load_images
 from ._image_run import image_job
 from ._job import Job
 from ._scale import Scale
-from ._sweep import PAPER_SIZE, Config, Size, at_the_best, grid
+from ._sweep import PAPER_SIZE, Config, Size, Staged, grid
 
 RECORDS = "vgg19"
 OPEN_SETTINGS = "open-settings"
+PAPER_RATE = "paper-rate"
 
 _BACKPROP, _LINEAR = lb.Exact(), lb.Linear()
 
@@ -50,6 +51,9 @@ _SIZES = {
 }
 _WIDTHS = {Scale.SMOKE: 1 / 32, Scale.CPU: 1 / 8, Scale.PAPER: 1.0}
 
+# At the paper's largest learning rate: as many as minutes allow; at the paper's scale they are runs of figure 4.
+_EPOCHS_AT_PAPER_RATE = {Scale.SMOKE: 2, Scale.CPU: 40, Scale.PAPER: PAPER_SIZE.epochs}
+
 # What the paper does not say of figure 2 and others would have chosen otherwise, one at a time.
 _OTHER_CHOICES: tuple[dict[str, Any], ...] = (
     {"initialization": "xavier"},
@@ -61,15 +65,15 @@ _OTHER_CHOICES: tuple[dict[str, Any], ...] = (
 class _Sweeps:
     """The configurations at one scale, by activation and rule; with and without batch normalization each."""
 
-    def __init__(self, root: Path, scale: Scale, data: ImageDataset) -> None:
-        self.root, self.size, self.data = root, _SIZES[scale], data
-        self._width = _WIDTHS[scale]
+    def __init__(self, scale: Scale, data: ImageDataset) -> None:
+        self.scale, self.size, self.data = scale, _SIZES[scale], data
 
     def swept(
         self,
         activation: str,
         *rules: lb.BackwardRule,
         experiment: str = RECORDS,
+        size: Size | None = None,
         initialization: str = "he",
         augment: bool = True,
     ) -> list[Config]:
@@ -77,7 +81,7 @@ class _Sweeps:
         models = [
             {
                 "name": "vgg19",
-                "width": self._width,
+                "width": _WIDTHS[self.scale],
                 "activation": activation,
                 "pooling": "max",
                 "initialization": initialization,
@@ -85,61 +89,63 @@ class _Sweeps:
             }
             for normalized in (True, False)
         ]
-        return grid(experiment, self.size, self.data, models, rules, augment=augment)
+        return grid(experiment, size or self.size, self.data, models, rules, augment=augment)
 
-    def figure4(self) -> list[Config]:
-        """Tanh under both rules."""
-        return self.swept("Tanh", _BACKPROP, _LINEAR)
-
-    def figure2(self) -> list[Config]:
+    def figure2(self) -> Staged:
         """The runs of figure 4; then each rule at its best with further seeds."""
-        return self._further_seeds(self.figure4())
+        return self._further_seeds(self._figure4())
 
-    def figure3_left(self) -> list[Config]:
+    def figure3_left(self) -> Staged:
         """ReLU under Backprop and tanh under Linear; then, for much longer, each at its best with several seeds."""
         swept = self.swept("ReLU", _BACKPROP) + self.swept("Tanh", _LINEAR)
-        return swept + at_the_best(self.root, swept, range(self.size.seeds), self.size.long_epochs)
+        return Staged(swept=swept, seeds=range(self.size.seeds), epochs=self.size.long_epochs)
 
-    def figure3_right(self) -> list[Config]:
+    def figure3_right(self) -> Staged:
         """ReLU under both rules; then each at its best with further seeds."""
         return self._further_seeds(self.swept("ReLU", _BACKPROP, _LINEAR))
 
-    def open_settings(self) -> list[Config]:
+    def figure4(self) -> Staged:
+        """Tanh under both rules."""
+        return Staged(swept=self._figure4())
+
+    def open_settings(self) -> Staged:
         """The runs of figure 4, and the same under each of the other choices."""
         others = [self.swept("Tanh", _BACKPROP, _LINEAR, experiment=OPEN_SETTINGS, **other) for other in _OTHER_CHOICES]
-        return sum(others, self.figure4())
+        return Staged(swept=sum(others, self._figure4()))
 
-    def _further_seeds(self, swept: list[Config]) -> list[Config]:
-        return swept + at_the_best(self.root, swept, range(1, self.size.seeds), self.size.epochs)
+    def paper_rate(self) -> Staged:
+        """Tanh under both rules at the paper's largest learning rate alone, for longer."""
+        rates, epochs = PAPER_SIZE.learning_rates[:1], _EPOCHS_AT_PAPER_RATE[self.scale]
+        experiment = RECORDS if self.scale is Scale.PAPER else PAPER_RATE
+        size = replace(self.size, learning_rates=rates, epochs=epochs)
+        return Staged(swept=self.swept("Tanh", _BACKPROP, _LINEAR, experiment=experiment, size=size))
+
+    def _figure4(self) -> list[Config]:
+        return self.swept("Tanh", _BACKPROP, _LINEAR)
+
+    def _further_seeds(self, swept: list[Config]) -> Staged:
+        """Seed 0 is the sweep's."""
+        return Staged(swept=swept, seeds=range(1, self.size.seeds), epochs=self.size.epochs)
 
 
-def _jobs(configs: Callable[[_Sweeps], list[Config]]) -> Callable[[Path, Scale, Path | None, bool], list[Job]]:
+def _jobs(figure: Callable[[_Sweeps], Staged]) -> Callable[[Path, Scale, Path | None, bool], list[Job]]:
     def jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
-        sweeps = _Sweeps(root, scale, load_images(data, download=download))
-        return [image_job(root, config, data, download) for config in configs(sweeps)]
+        configs = figure(_Sweeps(scale, load_images(data, download=download))).configs(root)
+        return [image_job(root, config, data, download) for config in configs]
 
     return jobs
 
 
-def _size(scale: Scale, seeds: int) -> int:
-    """How many runs a figure is: two networks and rules swept, each with and without batch normalization."""
-    size = _SIZES[scale]
-    return 4 * (len(size.learning_rates) * len(size.penalties) + seeds)
+def _awaited(figure: Callable[[_Sweeps], Staged]) -> Callable[[Path, Scale, Path | None, bool], int]:
+    def awaited(root: Path, scale: Scale, data: Path | None, download: bool) -> int:
+        return figure(_Sweeps(scale, load_images(data, download=download))).awaited(root)
+
+    return awaited
 
 
-def figure2_size(scale: Scale) -> int:
-    """Of figure 2, and of figure 3's right part: seed 0 is the sweep's."""
-    return _size(scale, _SIZES[scale].seeds - 1)
-
-
-def figure3_left_size(scale: Scale) -> int:
-    """Of figure 3's left part: every seed of it is trained for longer."""
-    return _size(scale, _SIZES[scale].seeds)
-
-
-figure2_jobs = _jobs(_Sweeps.figure2)
-figure3_left_jobs = _jobs(_Sweeps.figure3_left)
-figure3_right_jobs = _jobs(_Sweeps.figure3_right)
-figure3_right_size = figure2_size
+figure2_jobs, figure2_awaited = _jobs(_Sweeps.figure2), _awaited(_Sweeps.figure2)
+figure3_left_jobs, figure3_left_awaited = _jobs(_Sweeps.figure3_left), _awaited(_Sweeps.figure3_left)
+figure3_right_jobs, figure3_right_awaited = _jobs(_Sweeps.figure3_right), _awaited(_Sweeps.figure3_right)
 figure4_jobs = _jobs(_Sweeps.figure4)
 open_settings_jobs = _jobs(_Sweeps.open_settings)
+paper_rate_jobs = _jobs(_Sweeps.paper_rate)

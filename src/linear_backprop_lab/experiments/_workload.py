@@ -18,12 +18,12 @@ def workload(jobs: Sequence[Job], awaited: int = 0) -> str:
 
     Args:
         jobs: The runs.
-        awaited: How many more follow from their records; they are not timed.
+        awaited: How many more follow from their records, at most; they are not timed.
     """
     pending = [job for job in jobs if not job.run.is_complete]
     parts = [f"{len(jobs)} runs, {len(jobs) - len(pending)} of them complete"]
     if awaited:
-        parts.append(f"{awaited} more follow at the settings that turn out best")
+        parts.append(f"at most {awaited} more follow at the settings that turn out best")
     if (seconds := _seconds(pending)) is not None:
         parts.append(f"about {_duration(seconds)} at most for the rest of these")
     return "; ".join(parts)

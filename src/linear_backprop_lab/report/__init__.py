@@ -14,6 +14,7 @@ from ._gather import ReportError as ReportError
 from ._gather import gather as gather
 from ._images import images as images
 from ._open_settings import open_settings as open_settings
+from ._paper_rate import paper_rate as paper_rate
 from ._render import check_report_path as check_report_path
 from ._render import write_report as write_report
 from ._section import Figure as Figure

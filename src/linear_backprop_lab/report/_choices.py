@@ -11,14 +11,12 @@ from linear_backprop_lab.records import Run
 from ._drawing import rule_name
 from ._image_runs import BACKPROP, LINEAR, SIGNIFICANT, setting, standard_error, under
 
-PROTOCOLS: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
-
-Pair = tuple[Choice, Choice]
-"""Backprop's and Linear Backprop's."""
+CHOSEN: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
+"""By which images, in words."""
 
 
-def both_chosen(runs: Sequence[Run], protocol: Protocol, metric: Metric = "accuracy") -> Pair:
-    """The best of a sweep under each rule, both of which are among the runs."""
+def both_chosen(runs: Sequence[Run], protocol: Protocol, metric: Metric = "accuracy") -> tuple[Choice, Choice]:
+    """The best of a sweep under Backprop and under Linear Backprop, both of which are among the runs."""
     backprop, linear = (choose(under(runs, rule), protocol, metric) for rule in (BACKPROP, LINEAR))
     return backprop, linear
 
@@ -45,7 +43,7 @@ def choice_rows(name: str, runs: Sequence[Run]) -> list[tuple[str, ...]]:
         (name, rule_name(rule), words, setting(choice.run), str(choice.epoch), *_numbers(choice))
         for rule in (BACKPROP, LINEAR)
         if under(runs, rule)
-        for protocol, words in PROTOCOLS.items()
+        for protocol, words in CHOSEN.items()
         for choice in (choose(under(runs, rule), protocol),)
     ]
 

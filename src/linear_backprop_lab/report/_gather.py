@@ -19,6 +19,7 @@ from ._figure4 import figure4
 from ._image_runs import BACKPROP, LINEAR
 from ._images import images
 from ._open_settings import open_settings
+from ._paper_rate import paper_rate
 from ._section import Section
 
 
@@ -60,6 +61,7 @@ _KINDS = (
     _Kind(figure3_right, "vgg19", (("ReLU", BACKPROP), ("ReLU", LINEAR))),
     _Kind(figure4, "vgg19", _TANH),
     _Kind(open_settings, "open-settings", _TANH, also="vgg19"),
+    _Kind(paper_rate, "paper-rate"),
     _Kind(bnn, "bnn"),
     _Kind(collapse, "collapse", also="collapse-timing"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from linear_backprop_lab.experiments import Choice, choose
@@ -39,11 +40,8 @@ Networks = dict[str, list[Run]]
 def open_settings(runs: Sequence[Run]) -> Section:
     """The section, from complete runs of VGG19 with tanh under several choices, at least one."""
     sweep = swept(fullest(runs))
-    networks = {
-        f"{name}, {choice}": each
-        for name, members in variants(sweep).items()
-        for choice, each in _by_choice(members).items()
-    }
+    by_network = {name: _by_choice(members) for name, members in variants(sweep).items()}
+    networks = {f"{name}, {choice}": runs for name, each in by_network.items() for choice, runs in each.items()}
     compared = under_both(networks)
     rows = [row for name, each in networks.items() for row in choice_rows(name, each)]
     return Section(
@@ -52,7 +50,7 @@ def open_settings(runs: Sequence[Run]) -> Section:
         asked="Figure 2 does not say how VGG19 was initialized, whether its images were augmented or whether it had "
         "batch normalization. Does what is claimed of it depend on that? The sweep of figure 4 under other choices, "
         "one at a time, each rule at its best. " + scale(sweep),
-        figures=(_figure(compared),) if compared else (),
+        figures=(_figure(by_network),) if compared else (),
         claims=(_learns(compared), _ahead(compared), _early(compared)) if compared else (),
         table=Table(CHOICE_COLUMNS, tuple(rows)),
         rerun="linear-backprop reproduce open-settings --scale cpu",
@@ -76,33 +74,42 @@ def _choice_name(run: Run) -> str:
     return f"{initialized}, {'augmented' if run.config['recipe']['augment'] else 'not augmented'}"
 
 
-def _figure(compared: Networks) -> Figure:
-    """A mark a rule in the row of each network, the first on top."""
-    with panels(["each rule at its best setting"], height=0.5 * len(compared) + 0.8) as (drawn,):
-        for row, runs in enumerate(compared.values()):
-            for rule, choice in zip((BACKPROP, LINEAR), both_chosen(runs, "held_out"), strict=True):
-                drawn.errorbar(
-                    choice.value,
-                    _OFFSETS[rule] - row,
-                    xerr=SIGNIFICANT * standard_error(choice.run, choice.value),
-                    color=RULE_COLORS[rule],
-                    marker=RULE_MARKERS[rule],
-                    linewidth=1.2,
-                    label=rule_name(rule) if row == 0 else None,
-                )
-        drawn.set_yticks([-row for row in range(len(compared))], list(compared), fontsize="small")
-        drawn.axvline(chance(next(iter(compared.values()))[0]), color="#808080", linestyle="--", linewidth=1)
-        drawn.set_xlabel("test accuracy")
-        drawn.set_xlim(left=0)
-        drawn.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-        drawn.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=2)
-        svg = to_svg(drawn, salt="open-settings")
+def _figure(by_network: dict[str, Networks]) -> Figure:
+    """A panel a network, in it a row a choice, the first on top."""
+    compared = {name: choices for name, each in by_network.items() if (choices := under_both(each))}
+    with panels(list(compared), height=2.6) as drawn:
+        for panel, choices in zip(drawn, compared.values(), strict=True):
+            for row, runs in enumerate(choices.values()):
+                _marks(panel, row, runs)
+            panel.set_yticks([-row for row in range(len(choices))], list(choices), fontsize="small")
+            panel.axvline(chance(next(iter(choices.values()))[0]), color="#808080", linestyle="--", linewidth=1)
+            panel.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        highest = max(panel.get_xlim()[1] for panel in drawn)
+        for panel in drawn:
+            panel.set_xlim(0, highest)
+        drawn[-1].set_xlabel("test accuracy")
+        drawn[0].legend(fontsize="small", loc="upper right")
+        svg = to_svg(drawn[0], salt="open-settings")
     return Figure(
         "Test accuracy under each choice",
-        "Setting and epoch chosen on held-out images; bars: 1.96 standard errors of the test set, one seed. Dashed: a "
-        "guess.",
+        "Each rule at its best, setting and epoch chosen on held-out images; bars: 1.96 standard errors of the test "
+        "set, one seed. Dashed: a guess.",
         svg,
     )
+
+
+def _marks(panel: Axes, row: int, runs: Sequence[Run]) -> None:
+    for rule, choice in zip((BACKPROP, LINEAR), both_chosen(runs, "held_out"), strict=True):
+        panel.errorbar(
+            choice.value,
+            _OFFSETS[rule] - row,
+            xerr=SIGNIFICANT * standard_error(choice.run, choice.value),
+            color=RULE_COLORS[rule],
+            marker=RULE_MARKERS[rule],
+            linewidth=1.2,
+            linestyle="",
+            label=rule_name(rule) if row == 0 else None,
+        )
 
 
 def _learns(compared: Networks) -> Claim:

@@ -10,11 +10,13 @@ from statistics import fmean, stdev
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from linear_backprop_lab.experiments import Metric, choose
+from linear_backprop_lab.experiments import Metric, Protocol, choose
 from linear_backprop_lab.records import Run
 
 from ._drawing import RULE_COLORS, RULE_MARKERS, axes, rule_name, to_svg
 from ._image_runs import (
+    BACKPROP,
+    LINEAR,
     activation_name,
     curve,
     epochs,
@@ -25,6 +27,7 @@ from ._image_runs import (
     setting,
     standard_error,
     swept,
+    under,
 )
 
 
@@ -34,10 +37,12 @@ class Seeds:
 
     Attributes:
         runs: In the order of their seeds.
+        protocol: Which images choose the epoch.
         metric: What they are judged by, on the test set.
     """
 
     runs: tuple[Run, ...]
+    protocol: Protocol = "test"
     metric: Metric = "accuracy"
 
     @property
@@ -52,8 +57,8 @@ class Seeds:
 
     @property
     def best(self) -> list[float]:
-        """The best value of each seed's run at any epoch."""
-        return [choose([run], "test", self.metric).value for run in self.runs]
+        """The value on the test set of each seed's run at its best epoch."""
+        return [choose([run], self.protocol, self.metric).value for run in self.runs]
 
     @property
     def error(self) -> float:
@@ -64,7 +69,7 @@ class Seeds:
     @property
     def learns(self) -> bool:
         """Whether the mean of the best accuracies is above chance by more than 1.96 standard errors of the test set."""
-        return is_above_chance(self.runs[0], fmean(Seeds(self.runs).best))
+        return is_above_chance(self.runs[0], fmean(Seeds(self.runs, self.protocol).best))
 
     def described(self) -> str:
         """The mean of `best`, its standard deviation and the number of seeds."""
@@ -72,22 +77,29 @@ class Seeds:
         return f"{fmean(self.best):.1%}{deviation} (n = {len(self.best)})"
 
 
-def seeds_at_the_best(runs: Sequence[Run], metric: Metric = "accuracy") -> Seeds:
-    """The seeds at the setting that was the best of the sweep, chosen on the test set as in the paper.
+def seeds_at_the_best(runs: Sequence[Run], protocol: Protocol, metric: Metric = "accuracy") -> Seeds:
+    """The seeds at the setting that was the best of the sweep.
 
     Args:
         runs: Of one network and rule, the sweep's among them; longer ones are passed over.
+        protocol: That chooses.
         metric: That chooses, and judges.
     """
-    best = choose(swept(runs), "test", metric).run
-    return Seeds(_again(best, runs, epochs(best)), metric)
+    best = choose(swept(runs), protocol, metric).run
+    return Seeds(_again(best, runs, epochs(best)), protocol, metric)
 
 
-def longer_at_the_best(runs: Sequence[Run]) -> Seeds | None:
+def both_seeds(runs: Sequence[Run], protocol: Protocol, metric: Metric = "accuracy") -> tuple[Seeds, Seeds]:
+    """The seeds at the best setting under Backprop and under Linear Backprop, both of which are among the runs."""
+    backprop, linear = (seeds_at_the_best(under(runs, rule), protocol, metric) for rule in (BACKPROP, LINEAR))
+    return backprop, linear
+
+
+def longer_at_the_best(runs: Sequence[Run], protocol: Protocol) -> Seeds | None:
     """The longest runs at that setting; None where none is longer than the sweep's."""
-    best, length = choose(swept(runs), "test").run, max(map(epochs, runs))
+    best, length = choose(swept(runs), protocol).run, max(map(epochs, runs))
     chosen = _again(best, runs, length)
-    return Seeds(chosen) if chosen and length > epochs(best) else None
+    return Seeds(chosen, protocol) if chosen and length > epochs(best) else None
 
 
 def _again(best: Run, runs: Sequence[Run], length: int) -> tuple[Run, ...]:

@@ -7,7 +7,7 @@ from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.experiments import Scale, experiments_named
 from linear_backprop_lab.experiments import _collapse as experiment
 from linear_backprop_lab.experiments._building import build_model
-from linear_backprop_lab.experiments._collapse import calibrated, collapse_jobs, collapse_size
+from linear_backprop_lab.experiments._collapse import calibrated, collapse_awaited, collapse_jobs
 from linear_backprop_lab.experiments._collapse_cases import Case, cases
 from linear_backprop_lab.experiments._collapse_timing import timing_job, timing_jobs
 from linear_backprop_lab.experiments._methods import method_named
@@ -64,13 +64,14 @@ def swept(root, held_out_accuracies, **statuses):
 def test_the_sweep_comes_first_and_the_rest_follows_from_it(tmp_path, small):
     sweep = jobs(tmp_path)
     assert [job.run.config["part"] for job in sweep] == ["sweep"] * 4
+    assert collapse_awaited(tmp_path, Scale.CPU, None, False) == 4
     for job in sweep:
         done = []
         job.perform(done.append)
         assert done == list(range(1, job.steps + 1)) and job.steps == 2 * 2
         assert 0 <= job.run.metrics[-1]["held_out_accuracy"] <= 1
     rest = part(tmp_path, "train")
-    assert len(sweep) + len(rest) == len(jobs(tmp_path)) == collapse_size(Scale.CPU)
+    assert len(sweep) + len(rest) == len(jobs(tmp_path)) and collapse_awaited(tmp_path, Scale.CPU, None, False) == 0
     of_whom = [(job.run.config["method"], job.run.config["recipe"]["seed"]) for job in rest]
     assert of_whom == [("backprop", 0), ("backprop", 1), ("linear", 0), ("linear", 1)]
     rest[3].perform(lambda step: None)

@@ -5,7 +5,16 @@ import re
 import pytest
 from lab.report.made_up import sweep_run
 
-from linear_backprop_lab.report import bnn, figure2, figure3_left, figure3_right, figure4, gather, open_settings
+from linear_backprop_lab.report import (
+    bnn,
+    figure2,
+    figure3_left,
+    figure3_right,
+    figure4,
+    gather,
+    open_settings,
+    paper_rate,
+)
 
 BACKPROP, LINEAR = "Exact()", "Linear()"
 
@@ -65,7 +74,7 @@ def test_figure_2_is_ahead_in_part_where_other_seeds_are_not(tmp_path):
     claim = figure2(runs).claims[2]
     assert claim.verdict == "partly"
     # Deviations from 38.67 %: -8.67, 3.33 and 5.33; their squares over n - 1 = 2 sum to 57.33, its root is 7.57.
-    assert "mean of the best over seeds: 40.0% (n = 1) against 38.7% ± 7.6% (n = 3) under Backprop" in claim.measured
+    assert claim.measured.endswith(" under Backprop, over seeds 40.0% (n = 1) against 38.7% ± 7.6% (n = 3)")
 
 
 def test_a_rule_alone_is_listed_and_nothing_is_claimed(tmp_path):
@@ -127,13 +136,30 @@ def test_figure_3_left_shows_the_longer_runs_at_the_setting_that_was_best_in_the
         ]
     section = figure3_left(runs)
     assert section.table is not None
-    assert [row[1:6] for row in section.table.rows] == [
+    by_the_test_set, by_held_out_images = section.table.rows[:2], section.table.rows[2:]
+    expected = [
         ("ReLU, Backprop", "lr 0.1, l2 0.001", "2", "8", "36.0%"),
         ("tanh, Linear Backprop", "lr 0.1, l2 0.001", "2", "8", "36.0%"),
     ]
+    assert [row[1:6] for row in by_the_test_set] == [row[1:6] for row in by_held_out_images] == expected
     # Changes in the second half of the first seed, epochs 5 to 8: 1, 2 and -1 %, of the second: -2, 1 and -1 %.
     mean = ((7 / 3) ** 0.5 + (7 / 3) ** 0.5) / 2
     assert section.table.rows[0][-1] == f"{mean:.2f}%"
+
+
+def test_figure_3_has_both_ways_of_choosing_a_setting(tmp_path):
+    runs = []
+    for rule in (BACKPROP, LINEAR):
+        for rate, accuracy, held_out in ((0.1, 0.4, 0.2), (0.01, 0.3, 0.5)):
+            settings = {"activation": "ReLU", "learning_rate": rate, "held_out": [held_out]}
+            runs += [sweep_run(tmp_path, rule, [accuracy], seed=number, **settings) for number in range(2)]
+    section = figure3_right(runs)
+    assert section.table is not None
+    assert [(row[0], row[2], row[5]) for row in section.table.rows] == [
+        *[("with batch norm, chosen on the test set (the paper's)", "lr 0.1, l2 0.001", "40.0%")] * 2,
+        *[("with batch norm, chosen on held-out images (sound)", "lr 0.01, l2 0.001", "30.0%")] * 2,
+    ]
+    assert len(section.figures) == 1
 
 
 def test_figure_3_without_further_runs_is_not_decided(tmp_path):
@@ -184,7 +210,7 @@ def test_the_binarized_network_ends_in_the_papers_table(tmp_path, backprop, line
     # Made-up Precision@5 errors are half of what top-1 has wrong.
     assert section.table.rows[1][2].startswith(f"{(1 - max(linear)) / 2:.2%} (lr 0.01, l2 0.001, epoch ")
     chosen = linear[0] if held_out else max(linear)
-    assert section.table.rows[1][3].startswith(f"{(1 - chosen) / 2:.2%} (")
+    assert section.table.rows[1][4].startswith(f"{(1 - chosen) / 2:.2%} (")
 
 
 def test_the_binarized_networks_table_has_the_seeds_at_the_setting_of_the_lowest_error(tmp_path):
@@ -197,7 +223,7 @@ def test_the_binarized_networks_table_has_the_seeds_at_the_setting_of_the_lowest
     table = bnn(runs).table
     assert table is not None
     # Errors (1 - 0.4) / 2 and (1 - 0.3) / 2: 30 and 35 %, which are 3.5 % around their mean.
-    assert [row[-1] for row in table.rows] == ["32.5% ± 3.5% (n = 2)", "35.0% (n = 1)"]
+    assert [row[3] for row in table.rows] == ["32.5% ± 3.5% (n = 2)", "35.0% (n = 1)"]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +254,29 @@ def test_open_settings_follow_the_stated_rules_a_choice_at_a_time(tmp_path, line
     assert ahead[0].startswith(f"with batch norm, He, augmented: {linear[0]:.1%} against 30.0%")
     assert ahead[0].endswith("Linear Backprop is ahead") == (linear[0] > 0.3)
     assert ahead[3].endswith(", Backprop is ahead") == (linear[3] < 0.3)
+
+
+@pytest.mark.parametrize(
+    "linear, expected",
+    [
+        ([0.2, 0.36, 0.36, 0.36], ["holds", "holds"]),
+        ([0.2, 0.1, 0.36, 0.36], ["holds", "does not hold"]),
+        ([0.2, 0.31, 0.32, 0.33], ["does not hold", "holds"]),
+        ([0.2, 0.31, 0.32], ["does not hold", "does not hold"]),
+    ],
+)
+def test_the_papers_rate_follows_the_stated_rules(tmp_path, linear, expected):
+    """Backprop is at 30 % after the second of four epochs; a run that diverged has fewer."""
+    settings = {"experiment": "paper-rate", "epochs": 4}
+    losses = [2.0] * 3 if len(linear) == 4 else [2.0, 2.0, None]
+    runs = [
+        sweep_run(tmp_path, BACKPROP, [0.2, 0.3, 0.3, 0.3], **settings),
+        sweep_run(tmp_path, LINEAR, linear, losses=losses + [2.0] * (len(linear) - 3), **settings),
+    ]
+    section = paper_rate(runs)
+    assert verdicts(section) == expected
+    ahead = sum(one > other for one, other in zip(linear, [0.2, 0.3, 0.3, 0.3], strict=False))
+    assert section.claims[1].measured == f"with batch norm: ahead after {ahead} of 4 epochs"
 
 
 def test_of_several_scales_the_largest_is_shown(tmp_path):

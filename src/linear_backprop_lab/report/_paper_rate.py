@@ -1,0 +1,87 @@
+"""The section on the paper's learning rate: VGG19 with tanh, for longer than the sweep takes at a small scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from linear_backprop_lab.records import Run
+
+from ._choices import CHOICE_COLUMNS, CHOSEN, both_chosen, choice_rows, described, exceeds, under_both
+from ._claims import Claim, all_or_some
+from ._image_runs import fullest, scale, variants
+from ._section import Figure, Section, Table
+from ._seeds import both_seeds, draw_seeds
+
+_MOST = 0.75
+
+Networks = dict[str, list[Run]]
+
+
+def paper_rate(runs: Sequence[Run]) -> Section:
+    """The section, from complete runs of the experiment `paper-rate`, at least one."""
+    networks = variants(fullest(runs))
+    compared = under_both(networks)
+    rows = [row for name, each in networks.items() for row in choice_rows(name, each)]
+    return Section(
+        id="paper-rate",
+        title="VGG19 with tanh at the paper's learning rate",
+        asked="The paper's learning rates end at 0.001, where those of the small sweep begin: few steps want larger "
+        "ones. Is Linear Backprop, whose gradients are longer, ahead at a rate as small as the paper's, and for how "
+        "long? " + scale(runs),
+        figures=tuple(_curves(name, each) for name, each in compared.items()),
+        claims=(_ahead(compared), _keeps_ahead(compared)) if compared else (),
+        table=Table(CHOICE_COLUMNS, tuple(rows)),
+        rerun="linear-backprop reproduce paper-rate --scale cpu",
+    )
+
+
+def _curves(name: str, runs: Sequence[Run]) -> Figure:
+    return Figure(
+        f"Test accuracy at learning rate 0.001: tanh, {name}",
+        "Each rule at the l2 penalty with the best test accuracy at any epoch, as the paper chooses; one seed.",
+        draw_seeds(both_seeds(runs, "test"), "test accuracy", salt=f"paper-rate-{name}"),
+    )
+
+
+def _ahead(compared: Networks) -> Claim:
+    pairs = {
+        f"{name}, chosen {words}": both_chosen(runs, protocol)
+        for name, runs in compared.items()
+        for protocol, words in CHOSEN.items()
+    }
+    return Claim(
+        experiment="paper-rate",
+        claim="At the paper's learning rate Linear Backprop is ahead of Backprop, with tanh.",
+        paper="figure 2, at the best of learning rates of 0.001 and less",
+        measured="; ".join(
+            f"{name}: {described(linear)} against {described(backprop)} under Backprop"
+            for name, (backprop, linear) in pairs.items()
+        ),
+        verdict=all_or_some([exceeds(linear, backprop) for backprop, linear in pairs.values()]),
+        how="holds where Linear Backprop's test accuracy is above Backprop's by more than 1.96 standard errors of the "
+        "difference, with and without batch normalization, by both ways of choosing; partly where in some; one seed",
+    )
+
+
+def _keeps_ahead(compared: Networks) -> Claim:
+    shares = {name: _epochs_ahead(runs) for name, runs in compared.items()}
+    return Claim(
+        experiment="paper-rate",
+        claim="At the paper's learning rate Linear Backprop is ahead for most of training.",
+        paper="figure 2",
+        measured="; ".join(
+            f"{name}: ahead after {ahead} of {epochs} epochs" for name, (ahead, epochs) in shares.items()
+        ),
+        verdict=all_or_some([ahead >= _MOST * epochs for ahead, epochs in shares.values()]),
+        how="each rule at the l2 penalty that the test set chooses; holds where its test accuracy is the higher after "
+        "three quarters of the epochs at least, with and without batch normalization; partly where with one of them; "
+        "an epoch after divergence is behind; one seed",
+    )
+
+
+def _epochs_ahead(runs: Sequence[Run]) -> tuple[int, int]:
+    """After how many epochs Linear Backprop's accuracy is the higher, and how many there are."""
+    backprop, linear = (choice.run for choice in both_chosen(runs, "test"))
+    pairs = zip(backprop.metrics, linear.metrics, strict=False)
+    ahead = sum(other["test_accuracy"] > one["test_accuracy"] for one, other in pairs)
+    return ahead, backprop.config["recipe"]["epochs"]
