@@ -9,7 +9,7 @@ from linear_backprop_lab.experiments import Choice, Metric, Protocol, choose
 from linear_backprop_lab.records import Run
 
 from ._drawing import rule_name
-from ._image_runs import BACKPROP, LINEAR, SIGNIFICANT, setting, standard_error, under
+from ._image_runs import BACKPROP, LINEAR, SIGNIFICANT, Networks, setting, standard_error, under
 
 CHOSEN: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
 """By which images, in words."""
@@ -21,7 +21,7 @@ def both_chosen(runs: Sequence[Run], protocol: Protocol, metric: Metric = "accur
     return backprop, linear
 
 
-def under_both(networks: dict[str, list[Run]]) -> dict[str, list[Run]]:
+def under_both(networks: Networks) -> Networks:
     """Those with runs under both rules."""
     return {name: each for name, each in networks.items() if under(each, BACKPROP) and under(each, LINEAR)}
 

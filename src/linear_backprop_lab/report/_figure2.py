@@ -9,7 +9,7 @@ from linear_backprop_lab.records import Run
 
 from ._choices import CHOICE_COLUMNS, CHOSEN, both_chosen, choice_rows, described, exceeds, under_both
 from ._claims import Claim, all_or_some
-from ._image_runs import LINEAR, SIGNIFICANT, chance, fullest, is_above_chance, scale, swept, under, variants
+from ._image_runs import LINEAR, SIGNIFICANT, Networks, chance, fullest, is_above_chance, scale, swept, under, variants
 from ._layers import layers_figures, vanishing
 from ._section import Figure, Section, Table
 from ._seeds import Seeds, both_seeds, difference, draw_seeds
@@ -48,7 +48,7 @@ def _curves(name: str, pair: tuple[Seeds, Seeds]) -> Figure:
     )
 
 
-def _learns(compared: dict[str, list[Run]]) -> Claim:
+def _learns(compared: Networks) -> Claim:
     best = {name: choose(under(runs, LINEAR), "held_out") for name, runs in compared.items()}
     return Claim(
         experiment="fig2",
@@ -64,7 +64,7 @@ def _learns(compared: dict[str, list[Run]]) -> Claim:
     )
 
 
-def _ahead(networks: dict[str, list[Run]]) -> Claim:
+def _ahead(networks: Networks) -> Claim:
     """From the sweep's runs and those with further seeds."""
     chosen = {
         f"{name}, chosen {words}": (both_chosen(swept(runs), protocol), both_seeds(runs, protocol))

@@ -14,6 +14,7 @@ from ._drawing import RULE_COLORS, panels, rule_name, to_svg
 from ._image_runs import (
     BACKPROP,
     LINEAR,
+    Networks,
     curve,
     first_loss,
     fullest,
@@ -86,7 +87,7 @@ def ahead_early(runs: Sequence[Run]) -> list[bool]:
     return [first_loss(linear) < first_loss(backprop) for backprop, linear in _matched(runs)]
 
 
-def _early(networks: dict[str, list[Run]]) -> Claim:
+def _early(networks: Networks) -> Claim:
     ahead = [each for runs in networks.values() for each in ahead_early(runs)]
     share = sum(ahead) / len(ahead) if ahead else 0.0
     verdict: Verdict = "holds" if share >= MOST else "partly" if share >= 0.5 else "does not hold"
@@ -103,7 +104,7 @@ def _early(networks: dict[str, list[Run]]) -> Claim:
     )
 
 
-def _needs_decay(networks: dict[str, list[Run]]) -> Claim:
+def _needs_decay(networks: Networks) -> Claim:
     best = {name: _best_penalties(under(runs, LINEAR)) for name, runs in networks.items()}
     known = {name: pair for name, pair in best.items() if pair is not None}
     return Claim(
@@ -135,7 +136,7 @@ def _best_penalties(runs: Sequence[Run]) -> tuple[float, float] | None:
     return large, small
 
 
-def _table(networks: dict[str, list[Run]]) -> Table:
+def _table(networks: Networks) -> Table:
     columns = ("network", "rule", "learning rate", "l2", "loss, epoch 1", "last", "best", "held out, best", "ended")
     return Table(columns, tuple(_row(name, run) for name, runs in networks.items() for run in runs))
 

@@ -95,7 +95,11 @@ def swept(runs: Sequence[Run]) -> list[Run]:
     return sorted(members, key=lambda run: (learning_rate(run), penalty(run), run.config["rule"]))
 
 
-def variants(runs: Sequence[Run]) -> dict[str, list[Run]]:
+Networks = dict[str, list[Run]]
+"""The runs of each network, by its name."""
+
+
+def variants(runs: Sequence[Run]) -> Networks:
     """The runs with and those without batch normalization, by name; those without the choice have an empty one."""
     named: dict[str, list[Run]] = defaultdict(list)
     for run in runs:

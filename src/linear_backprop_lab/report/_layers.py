@@ -11,7 +11,7 @@ from linear_backprop_lab.records import Run
 
 from ._claims import Claim, all_or_some
 from ._drawing import RULE_COLORS, RULE_MARKERS, axes, rule_name, to_svg
-from ._image_runs import BACKPROP, LINEAR, under
+from ._image_runs import BACKPROP, LINEAR, Networks, under
 from ._section import Figure
 
 _GRADIENTS = {BACKPROP: "gradient_norm_backprop", LINEAR: "gradient_norm_linear"}
@@ -83,7 +83,7 @@ def _saturation(name: str, best: dict[str, Run]) -> Figure:
     )
 
 
-def vanishing(experiment: str, compared: dict[str, list[Run]]) -> Claim:
+def vanishing(experiment: str, compared: Networks) -> Claim:
     """Whether Backprop's gradients vanish on the way down, and Linear Backprop's do not."""
     found = {
         name: _lowest_to_highest(choose(under(runs, BACKPROP), "test").run)

@@ -19,6 +19,7 @@ from ._image_runs import (
     BACKPROP,
     LINEAR,
     SIGNIFICANT,
+    Networks,
     chance,
     fullest,
     is_above_chance,
@@ -32,9 +33,6 @@ from ._section import Figure, Section, Table
 
 _INITIALIZATIONS = {"he": "He", "xavier": "Xavier", "default": "PyTorch's default"}
 _OFFSETS = {BACKPROP: 0.12, LINEAR: -0.12}
-
-Networks = dict[str, list[Run]]
-"""The sweep of each network, with and without batch normalization, under each choice, by their names."""
 
 
 def open_settings(runs: Sequence[Run]) -> Section:
@@ -88,7 +86,9 @@ def _figure(by_network: dict[str, Networks]) -> Figure:
         for panel in drawn:
             panel.set_xlim(0, highest)
         drawn[-1].set_xlabel("test accuracy")
-        drawn[0].legend(fontsize="small", loc="upper right")
+        canvas = drawn[0].get_figure(root=True)
+        assert canvas is not None
+        canvas.legend(*drawn[0].get_legend_handles_labels(), fontsize="small", loc="outside lower center", ncols=2)
         svg = to_svg(drawn[0], salt="open-settings")
     return Figure(
         "Test accuracy under each choice",

@@ -8,18 +8,16 @@ from linear_backprop_lab.records import Run
 
 from ._choices import CHOICE_COLUMNS, CHOSEN, both_chosen, choice_rows, described, exceeds, under_both
 from ._claims import Claim, all_or_some
-from ._image_runs import fullest, scale, variants
+from ._figure4 import MOST
+from ._image_runs import Networks, fullest, scale, variants
 from ._section import Figure, Section, Table
 from ._seeds import both_seeds, draw_seeds
-
-_MOST = 0.75
-
-Networks = dict[str, list[Run]]
 
 
 def paper_rate(runs: Sequence[Run]) -> Section:
     """The section, from complete runs of the experiment `paper-rate`, at least one."""
-    networks = variants(fullest(runs))
+    members = fullest(runs)
+    networks = variants(members)
     compared = under_both(networks)
     rows = [row for name, each in networks.items() for row in choice_rows(name, each)]
     return Section(
@@ -27,7 +25,7 @@ def paper_rate(runs: Sequence[Run]) -> Section:
         title="VGG19 with tanh at the paper's learning rate",
         asked="The paper's learning rates end at 0.001, where those of the small sweep begin: few steps want larger "
         "ones. Is Linear Backprop, whose gradients are longer, ahead at a rate as small as the paper's, and for how "
-        "long? " + scale(runs),
+        "long? " + scale(members),
         figures=tuple(_curves(name, each) for name, each in compared.items()),
         claims=(_ahead(compared), _keeps_ahead(compared)) if compared else (),
         table=Table(CHOICE_COLUMNS, tuple(rows)),
@@ -72,7 +70,7 @@ def _keeps_ahead(compared: Networks) -> Claim:
         measured="; ".join(
             f"{name}: ahead after {ahead} of {epochs} epochs" for name, (ahead, epochs) in shares.items()
         ),
-        verdict=all_or_some([ahead >= _MOST * epochs for ahead, epochs in shares.values()]),
+        verdict=all_or_some([ahead >= MOST * epochs for ahead, epochs in shares.values()]),
         how="each rule at the l2 penalty that the test set chooses; holds where its test accuracy is the higher after "
         "three quarters of the epochs at least, with and without batch normalization; partly where with one of them; "
         "an epoch after divergence is behind; one seed",
