@@ -117,22 +117,25 @@ def _alike(part: str, pairs: Sequence[Pair], paper: str) -> Claim:
             for name, backprop, linear in pairs
         )
         or "no record",
-        verdict=all_or_some([abs(difference(*sides)) <= SIGNIFICANT for _, *sides in _that_learn(pairs)]),
+        # Two networks at chance are alike for want of learning.
+        verdict=all_or_some(
+            [
+                abs(difference(first, second)) <= SIGNIFICANT
+                for _, first, second in pairs
+                if first.learns or second.learns
+            ]
+        ),
         how="holds where the means over seeds of the best test accuracy differ by at most 1.96 standard errors of the "
         "difference, from the test set and from the seeds, in every network that is above chance on either side, by "
         "both ways of choosing the setting; partly where in some",
     )
 
 
-def _that_learn(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those where either side does: two networks at chance are alike, and do not vary, for want of learning."""
-    return [pair for pair in pairs if pair[1].learns or pair[2].learns]
-
-
 def _varies(part: str, pairs: Sequence[Pair]) -> Claim:
     spreads = [
         (name, first, second, what, one, other)
-        for name, first, second in _that_learn(pairs)
+        for name, first, second in pairs
+        if first.learns and second.learns
         for what, measure in (("over seeds", _spread), ("epoch to epoch", _roughness))
         for one, other in ((measure(first), measure(second)),)
         if one is not None and other is not None
@@ -145,31 +148,36 @@ def _varies(part: str, pairs: Sequence[Pair]) -> Claim:
             f"{name}, {what}: standard deviation {one:.2%} ({first.label}) against {other:.2%} ({second.label})"
             for name, first, second, what, one, other in spreads
         )
-        or "too few seeds or epochs",
+        or "too few seeds or epochs that learn",
         verdict=all_or_some([one > _MUCH * other for *_, one, other in spreads]),
         how="the paper does not say of what; so both of the last test accuracy over seeds and of its change from "
         "epoch to epoch in the second half of training. Holds where Backprop's standard deviation is more than twice "
-        "Linear Backprop's by both, in every network that is above chance on either side, by both ways of choosing the "
-        "setting; partly where in some. Three "
-        "seeds cannot tell a ratio below 4.4 from chance (one-sided F test, p = 0.05)",
+        "Linear Backprop's by both, in every network that is above chance, and did not diverge, on both sides, by both "
+        "ways of choosing the setting; partly where in some. Three seeds cannot tell a ratio below 4.4 from chance "
+        "(one-sided F test, p = 0.05)",
     )
 
 
 def _spread(seeds: Seeds) -> float | None:
-    """The standard deviation over seeds of the last epoch's test accuracy; None for one seed."""
+    """The standard deviation over seeds of the last epoch's test accuracy; None for one seed, or where one diverged."""
     last = [run.metrics[-1]["test_accuracy"] for run in seeds.runs]
-    return stdev(last) if len(last) > 1 else None
+    return stdev(last) if len(last) > 1 and _all_finished(seeds) else None
 
 
 def _roughness(seeds: Seeds) -> float | None:
     """The standard deviation of the change of test accuracy from epoch to epoch, in the second half of training.
 
-    The mean over seeds; None where a run has fewer than two such changes.
+    The mean over seeds; None where a run has fewer than two such changes, or diverged.
     """
     halves = [np.diff(curve(run, "test_accuracy")[1][epochs(run) // 2 :]) for run in seeds.runs]
-    if any(len(half) < 2 for half in halves):
+    if any(len(half) < 2 for half in halves) or not _all_finished(seeds):
         return None
     return float(np.mean([np.std(half, ddof=1) for half in halves]))
+
+
+def _all_finished(seeds: Seeds) -> bool:
+    """Otherwise some are guesses at the end, which do not vary."""
+    return all(run.record["status"] == "finished" for run in seeds.runs)
 
 
 def _table(pairs: Sequence[Pair]) -> Table:

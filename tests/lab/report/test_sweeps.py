@@ -113,6 +113,12 @@ def test_figure_3_right_follows_the_stated_rules(tmp_path, backprop, linear, exp
     assert [figure.title for figure in section.figures] == ["Test accuracy: with batch norm"]
 
 
+@pytest.mark.parametrize("linear, losses", [(CHANCE, None), (STEADY, [2.0, 2.0, 2.0, None])])
+def test_a_side_at_chance_or_that_diverged_says_nothing_of_variance(tmp_path, linear, losses):
+    runs = seeds(tmp_path, BACKPROP, WILD, "ReLU") + seeds(tmp_path, LINEAR, linear, "ReLU", losses=losses)
+    assert verdicts(figure3_right(runs))[1] == "not decided"
+
+
 def test_spreads_are_those_worked_out_by_hand(tmp_path):
     runs = seeds(tmp_path, BACKPROP, WILD, "ReLU") + seeds(tmp_path, LINEAR, STEADY, "ReLU")
     table = figure3_right(runs).table
@@ -190,6 +196,19 @@ def test_figure_4_compares_the_best_penalty_at_large_and_small_learning_rates(tm
     section = figure4(runs)
     assert section.claims[1].verdict == expected
     assert section.table is not None and len(section.table.rows) == 8
+
+
+def test_figure_4_does_not_ask_for_the_best_penalty_where_nothing_learns(tmp_path):
+    runs = []
+    for rate, accuracies in ((1.0, [0.1, 0.1]), (0.1, [0.4, 0.2]), (0.01, [0.2, 0.3])):
+        for penalty, accuracy in zip((0.1, 0.001), accuracies, strict=True):
+            runs += both(tmp_path, [0.2], [accuracy], learning_rate=rate, penalty=penalty)
+    measured = "best l2 penalty 0.1 at the largest learning rate that learns, 0.001 at the smallest"
+    assert figure4(runs).claims[1].measured == f"with batch norm: {measured}"
+    assert (
+        figure4([run for run in runs if run.config["recipe"]["learning_rate"] != 0.1]).claims[1].verdict
+        == "not decided"
+    )
 
 
 @pytest.mark.parametrize(
