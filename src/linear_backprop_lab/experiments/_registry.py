@@ -118,6 +118,7 @@ EXPERIMENTS = (
         records=_vgg.PAPER_RATE,
         jobs=_vgg.paper_rate_jobs,
         job=image_job,
+        awaited=_vgg.paper_rate_awaited,
     ),
     Experiment(
         name=_bnn.NAME,

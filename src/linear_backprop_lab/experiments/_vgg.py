@@ -93,7 +93,7 @@ class _Sweeps:
 
     def figure2(self) -> Staged:
         """The runs of figure 4; then each rule at its best with further seeds."""
-        return self._further_seeds(self._figure4())
+        return self._further_seeds(self._figure4(), self.size.epochs)
 
     def figure3_left(self) -> Staged:
         """ReLU under Backprop and tanh under Linear; then, for much longer, each at its best with several seeds."""
@@ -102,7 +102,7 @@ class _Sweeps:
 
     def figure3_right(self) -> Staged:
         """ReLU under both rules; then each at its best with further seeds."""
-        return self._further_seeds(self.swept("ReLU", _BACKPROP, _LINEAR))
+        return self._further_seeds(self.swept("ReLU", _BACKPROP, _LINEAR), self.size.epochs)
 
     def figure4(self) -> Staged:
         """Tanh under both rules."""
@@ -114,18 +114,18 @@ class _Sweeps:
         return Staged(swept=sum(others, self._figure4()))
 
     def paper_rate(self) -> Staged:
-        """Tanh under both rules at the paper's largest learning rate alone, for longer."""
+        """Tanh under both rules at the paper's largest learning rate alone, for longer; then with further seeds."""
         rates, epochs = PAPER_SIZE.learning_rates[:1], _EPOCHS_AT_PAPER_RATE[self.scale]
         experiment = RECORDS if self.scale is Scale.PAPER else PAPER_RATE
         size = replace(self.size, learning_rates=rates, epochs=epochs)
-        return Staged(swept=self.swept("Tanh", _BACKPROP, _LINEAR, experiment=experiment, size=size))
+        return self._further_seeds(self.swept("Tanh", _BACKPROP, _LINEAR, experiment=experiment, size=size), epochs)
 
     def _figure4(self) -> list[Config]:
         return self.swept("Tanh", _BACKPROP, _LINEAR)
 
-    def _further_seeds(self, swept: list[Config]) -> Staged:
+    def _further_seeds(self, swept: list[Config], epochs: int) -> Staged:
         """Seed 0 is the sweep's."""
-        return Staged(swept=swept, seeds=range(1, self.size.seeds), epochs=self.size.epochs)
+        return Staged(swept=swept, seeds=range(1, self.size.seeds), epochs=epochs)
 
 
 def _jobs(figure: Callable[[_Sweeps], Staged]) -> Callable[[Path, Scale, Path | None, bool], list[Job]]:
@@ -148,4 +148,4 @@ figure3_left_jobs, figure3_left_awaited = _jobs(_Sweeps.figure3_left), _awaited(
 figure3_right_jobs, figure3_right_awaited = _jobs(_Sweeps.figure3_right), _awaited(_Sweeps.figure3_right)
 figure4_jobs = _jobs(_Sweeps.figure4)
 open_settings_jobs = _jobs(_Sweeps.open_settings)
-paper_rate_jobs = _jobs(_Sweeps.paper_rate)
+paper_rate_jobs, paper_rate_awaited = _jobs(_Sweeps.paper_rate), _awaited(_Sweeps.paper_rate)

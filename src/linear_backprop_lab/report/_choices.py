@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from linear_backprop_lab.experiments import Choice, Metric, Protocol, choose
 from linear_backprop_lab.records import Run
 
+from ._claims import Claim, all_or_some
 from ._drawing import rule_name
-from ._image_runs import BACKPROP, LINEAR, SIGNIFICANT, Networks, setting, standard_error, under
+from ._image_runs import BACKPROP, LINEAR, SIGNIFICANT, Networks, setting, standard_error, swept, under
+from ._seeds import both_seeds, difference
 
 CHOSEN: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
 """By which images, in words."""
@@ -54,3 +56,35 @@ CHOICE_COLUMNS = ("network", "rule", "chosen", "setting", "epoch", "test accurac
 def _numbers(choice: Choice) -> tuple[str, str]:
     line = choice.run.metrics[choice.epoch - 1]
     return f"{line['test_accuracy']:.1%}", f"{line['test_top5_error']:.2%}"
+
+
+def linear_is_ahead(networks: Networks, *, experiment: str, claim: str, paper: str) -> Claim:
+    """Whether Linear Backprop is ahead, each rule at its best setting.
+
+    Args:
+        networks: The runs of a sweep, and those with further seeds.
+        experiment: As in `Claim`, like what follows.
+        claim: In one sentence.
+        paper: The paper's words.
+    """
+    chosen = {
+        f"{name}, chosen {words}": (both_chosen(swept(runs), protocol), both_seeds(runs, protocol))
+        for name, runs in networks.items()
+        for protocol, words in CHOSEN.items()
+    }
+    outcomes = [exceeds(linear, backprop) for (backprop, linear), _ in chosen.values()]
+    outcomes += [difference(linear, backprop) > SIGNIFICANT for _, (backprop, linear) in chosen.values()]
+    return Claim(
+        experiment=experiment,
+        claim=claim,
+        paper=paper,
+        measured="; ".join(
+            f"{name}: {described(linear)} against {described(backprop)} under Backprop, "
+            f"over seeds {linear_seeds.described()} against {backprop_seeds.described()}"
+            for name, ((backprop, linear), (backprop_seeds, linear_seeds)) in chosen.items()
+        ),
+        verdict=all_or_some(outcomes),
+        how="holds where Linear Backprop's test accuracy is above Backprop's by more than 1.96 standard errors of the "
+        "difference, with and without batch normalization, by both ways of choosing, for the sweep's seed and in the "
+        "mean over seeds; partly where in some",
+    )

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from linear_backprop_lab.experiments import choose
 from linear_backprop_lab.records import Run
 
-from ._choices import CHOICE_COLUMNS, CHOSEN, both_chosen, choice_rows, described, exceeds, under_both
+from ._choices import CHOICE_COLUMNS, choice_rows, described, linear_is_ahead, under_both
 from ._claims import Claim, all_or_some
-from ._image_runs import LINEAR, SIGNIFICANT, Networks, chance, fullest, is_above_chance, scale, swept, under, variants
+from ._image_runs import LINEAR, Networks, chance, fullest, is_above_chance, scale, swept, under, variants
 from ._layers import layers_figures, vanishing
 from ._section import Figure, Section, Table
-from ._seeds import Seeds, both_seeds, difference, draw_seeds
+from ._seeds import Seeds, both_seeds, draw_seeds
 
 
 def figure2(runs: Sequence[Run]) -> Section:
@@ -65,26 +65,10 @@ def _learns(compared: Networks) -> Claim:
 
 
 def _ahead(networks: Networks) -> Claim:
-    """From the sweep's runs and those with further seeds."""
-    chosen = {
-        f"{name}, chosen {words}": (both_chosen(swept(runs), protocol), both_seeds(runs, protocol))
-        for name, runs in networks.items()
-        for protocol, words in CHOSEN.items()
-    }
-    outcomes = [exceeds(linear, backprop) for (backprop, linear), _ in chosen.values()]
-    outcomes += [difference(linear, backprop) > SIGNIFICANT for _, (backprop, linear) in chosen.values()]
-    return Claim(
+    return linear_is_ahead(
+        networks,
         experiment="fig2",
         claim="With tanh, Linear Backprop is ahead of Backprop, each at its best setting.",
         paper="“Unlike Backprop with tanh shown in Figure 2, Backprop with ReLU is able to match learning with tanh "
         "and Linear Backprop.” (appendix A)",
-        measured="; ".join(
-            f"{name}: {described(linear)} against {described(backprop)} under Backprop, "
-            f"over seeds {linear_seeds.described()} against {backprop_seeds.described()}"
-            for name, ((backprop, linear), (backprop_seeds, linear_seeds)) in chosen.items()
-        ),
-        verdict=all_or_some(outcomes),
-        how="holds where Linear Backprop's test accuracy is above Backprop's by more than 1.96 standard errors of the "
-        "difference, with and without batch normalization, by both ways of choosing, for the sweep's seed and in the "
-        "mean over seeds; partly where in some",
     )
