@@ -91,9 +91,9 @@ def train(
                 batch, targets = images[share], labels[share]
                 if crops is not None:
                     batch = crop_and_flip(batch, crops[share])
+                optimizer.zero_grad()
                 logits = forward(batch)
                 loss = ranks.weigh(F.cross_entropy(logits, targets), share, chosen)
-                optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 for weight in clipped:
