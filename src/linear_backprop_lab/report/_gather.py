@@ -29,23 +29,23 @@ class _Kind:
 
     Attributes:
         draw: From those runs, at least one, to the section.
-        experiment: `config["experiment"]` of the records.
+        experiments: `config["experiment"]` of its records.
         networks: The activations and rules among them, as (activation, rule) pairs; None for all there are.
-        also: Another experiment, whose records are shown with them, where there are any of the first.
+        also: Another experiment, whose records are shown with them, where there are any of its own.
     """
 
     draw: Callable[[Sequence[Run]], Section]
-    experiment: str
+    experiments: tuple[str, ...]
     networks: tuple[tuple[str, str], ...] | None = None
     also: str | None = None
 
     def of(self, runs: Sequence[Run]) -> tuple[Run, ...]:
         """Those that the section is drawn from; none where it has none of its own."""
         taken = tuple(run for run in runs if self._takes(run.config))
-        return taken if any(run.config["experiment"] == self.experiment for run in taken) else ()
+        return taken if any(run.config["experiment"] in self.experiments for run in taken) else ()
 
     def _takes(self, config: Mapping[str, Any]) -> bool:
-        if config["experiment"] not in (self.experiment, self.also):
+        if config["experiment"] not in (*self.experiments, self.also):
             return False
         return self.networks is None or (config["model"]["activation"], config["rule"]) in self.networks
 
@@ -54,16 +54,16 @@ _TANH = (("Tanh", BACKPROP), ("Tanh", LINEAR))
 
 # In the order of the report.
 _KINDS = (
-    _Kind(figure1, "fig1"),
-    _Kind(images, "images"),
-    _Kind(figure2, "vgg19", _TANH),
-    _Kind(figure3_left, "vgg19", (("ReLU", BACKPROP), ("Tanh", LINEAR))),
-    _Kind(figure3_right, "vgg19", (("ReLU", BACKPROP), ("ReLU", LINEAR))),
-    _Kind(figure4, "vgg19", _TANH),
-    _Kind(open_settings, "open-settings", _TANH, also="vgg19"),
-    _Kind(paper_rate, "paper-rate"),
-    _Kind(bnn, "bnn"),
-    _Kind(collapse, "collapse", also="collapse-timing"),
+    _Kind(figure1, ("fig1",)),
+    _Kind(images, ("images",)),
+    _Kind(figure2, ("vgg19",), _TANH),
+    _Kind(figure3_left, ("vgg19",), (("ReLU", BACKPROP), ("Tanh", LINEAR))),
+    _Kind(figure3_right, ("vgg19",), (("ReLU", BACKPROP), ("ReLU", LINEAR))),
+    _Kind(figure4, ("vgg19",), _TANH),
+    _Kind(open_settings, ("open-settings",), _TANH, also="vgg19"),
+    _Kind(paper_rate, ("paper-rate",)),
+    _Kind(bnn, ("bnn",)),
+    _Kind(collapse, ("collapse", "collapse-timing")),
 )
 
 _HARDWARE = {

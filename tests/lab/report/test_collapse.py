@@ -227,3 +227,9 @@ def test_a_section_can_be_drawn_before_anything_is_trained(tmp_path, part):
     runs = timed(tmp_path, {"backprop": 1}) if part == "timing" else trained(tmp_path, "linear", [(1, 1)], part=part)
     section = collapse(runs)
     assert section.figures == () and section.claims == () and "Data: none yet," in section.asked
+
+
+def test_a_timing_alone_is_a_report(tmp_path):
+    timed(tmp_path, {"backprop": 1.0, "linear": 0.5})
+    (chapter,) = gather(tmp_path).chapters
+    assert chapter.section.id == "collapse" and len(chapter.runs) == 1

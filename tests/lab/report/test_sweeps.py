@@ -326,6 +326,14 @@ def test_each_section_takes_the_runs_it_is_about(tmp_path):
     }
 
 
+def test_the_open_settings_are_no_section_without_runs_of_their_own(tmp_path):
+    both(tmp_path, [0.2], [0.3])
+    assert "open-settings" not in {chapter.section.id for chapter in gather(tmp_path).chapters}
+    both(tmp_path, [0.2], [0.3], experiment="open-settings", initialization="xavier")
+    (chapter,) = (chapter for chapter in gather(tmp_path).chapters if chapter.section.id == "open-settings")
+    assert {run.config["experiment"] for run in chapter.runs} == {"vgg19", "open-settings"}
+
+
 def test_every_figure_draws_what_it_names(tmp_path):
     section = figure2(both(tmp_path, [0.2, 0.3], [0.3, 0.4]))
     assert [figure.title for figure in section.figures] == [
