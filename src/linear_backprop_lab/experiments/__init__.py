@@ -12,7 +12,6 @@ from ._registry import job_for as job_for
 from ._registry import jobs_of as jobs_of
 from ._registry import stages_of as stages_of
 from ._scale import Scale as Scale
-from ._selection import PROTOCOLS as PROTOCOLS
 from ._selection import Choice as Choice
 from ._selection import Metric as Metric
 from ._selection import Protocol as Protocol

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from linear_backprop_lab.experiments import Choice, Protocol, choose
+from linear_backprop_lab.experiments import Protocol, choose
 from linear_backprop_lab.records import Run
 
-from ._choices import CHOSEN, both_chosen, exceeds
+from ._choices import CHOSEN, comparisons, described
 from ._claims import Claim, all_or_some
 from ._drawing import rule_name
-from ._image_runs import BACKPROP, LINEAR, SIGNIFICANT, fullest, scale, setting, swept, under
+from ._image_runs import BACKPROP, LINEAR, fullest, scale, swept, under
 from ._layers import layers_figures
 from ._section import Figure, Section, Table
-from ._seeds import both_seeds, difference, draw_seeds, seeds_at_the_best
+from ._seeds import both_seeds, draw_seeds, seeds_at_the_best
 
 _PAPER = {BACKPROP: "28.11%", LINEAR: "18.43%"}
 
@@ -46,23 +46,14 @@ def _curves(runs: Sequence[Run]) -> Figure:
 
 
 def _lower(runs: Sequence[Run]) -> Claim:
-    chosen = {
-        words: (both_chosen(swept(runs), protocol, "top5_error"), both_seeds(runs, protocol, "top5_error"))
-        for protocol, words in CHOSEN.items()
-    }
-    outcomes = [exceeds(backprop, linear) for (backprop, linear), _ in chosen.values()]
-    outcomes += [difference(backprop, linear) > SIGNIFICANT for _, (backprop, linear) in chosen.values()]
+    compared = comparisons(runs, "top5_error")
     return Claim(
         experiment="bnn",
         claim="Linear Backprop's best Precision@5 error is lower than Backprop's.",
         paper="“the best Precision@5 validation error we find using Backprop is 28.11% whereas using Linear Backprop "
         "the best Precision@5 validation error is 18.43%” (section 1.2)",
-        measured="; ".join(
-            f"chosen {words}: {_described(linear)} against {_described(backprop)} under Backprop, over seeds "
-            f"{linear_seeds.described()} against {backprop_seeds.described()}"
-            for words, ((backprop, linear), (backprop_seeds, linear_seeds)) in chosen.items()
-        ),
-        verdict=all_or_some(outcomes),
+        measured="; ".join(each.measured for each in compared),
+        verdict=all_or_some([outcome for each in compared for outcome in each.outcomes]),
         how="holds where Backprop's error is above Linear Backprop's by more than 1.96 standard errors of the "
         "difference by both ways of choosing, for the sweep's seed and in the mean over seeds; partly where in some",
     )
@@ -83,8 +74,4 @@ def _cells(runs: Sequence[Run], rule: str, protocol: Protocol) -> tuple[str, str
     """The sweep's best, and the seeds at its setting."""
     members = under(runs, rule)
     best = choose(swept(members), protocol, "top5_error")
-    return _described(best), seeds_at_the_best(members, protocol, "top5_error").described()
-
-
-def _described(choice: Choice) -> str:
-    return f"{choice.value:.2%} ({setting(choice.run)}, epoch {choice.epoch})"
+    return described(best, digits=2), seeds_at_the_best(members, protocol, "top5_error").described()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from linear_backprop_lab.experiments import Choice, Metric, Protocol, choose
 from linear_backprop_lab.records import Run
@@ -11,7 +12,7 @@ from linear_backprop_lab.records import Run
 from ._claims import Claim, all_or_some
 from ._drawing import rule_name
 from ._image_runs import BACKPROP, LINEAR, SIGNIFICANT, Networks, setting, standard_error, swept, under
-from ._seeds import both_seeds, difference
+from ._seeds import Seeds, both_seeds, difference
 
 CHOSEN: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
 """By which images, in words."""
@@ -28,9 +29,9 @@ def under_both(networks: Networks) -> Networks:
     return {name: each for name, each in networks.items() if under(each, BACKPROP) and under(each, LINEAR)}
 
 
-def described(choice: Choice) -> str:
-    """The setting, the epoch, and the accuracy there as a percentage."""
-    return f"{choice.value:.1%} ({setting(choice.run)}, epoch {choice.epoch})"
+def described(choice: Choice, digits: int = 1) -> str:
+    """The value on the test set as a percentage, the setting and the epoch."""
+    return f"{choice.value:.{digits}%} ({setting(choice.run)}, epoch {choice.epoch})"
 
 
 def exceeds(first: Choice, second: Choice) -> bool:
@@ -58,6 +59,50 @@ def _numbers(choice: Choice) -> tuple[str, str]:
     return f"{line['test_accuracy']:.1%}", f"{line['test_top5_error']:.2%}"
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Both rules at the settings that one protocol chooses: Backprop first, then Linear Backprop.
+
+    Attributes:
+        chosen: What was chosen from the sweep.
+        seeds: The seeds at those settings.
+        protocol: That chose.
+        metric: That was chosen by.
+    """
+
+    chosen: tuple[Choice, Choice]
+    seeds: tuple[Seeds, Seeds]
+    protocol: Protocol
+    metric: Metric
+
+    @property
+    def outcomes(self) -> list[bool]:
+        """Whether Linear Backprop is ahead by more than 1.96 standard errors: the sweep's seed, the mean over seeds."""
+        backprop, linear = self.chosen
+        backprop_seeds, linear_seeds = self.seeds
+        if self.metric == "accuracy":
+            return [exceeds(linear, backprop), difference(linear_seeds, backprop_seeds) > SIGNIFICANT]
+        return [exceeds(backprop, linear), difference(backprop_seeds, linear_seeds) > SIGNIFICANT]
+
+    @property
+    def measured(self) -> str:
+        """The numbers behind `outcomes`, Linear Backprop's against Backprop's."""
+        backprop, linear = (described(choice, 1 if self.metric == "accuracy" else 2) for choice in self.chosen)
+        backprop_seeds, linear_seeds = (seeds.described() for seeds in self.seeds)
+        return (
+            f"chosen {CHOSEN[self.protocol]}: {linear} against {backprop} under Backprop, "
+            f"over seeds {linear_seeds} against {backprop_seeds}"
+        )
+
+
+def comparisons(runs: Sequence[Run], metric: Metric = "accuracy") -> list[Comparison]:
+    """One a protocol, from the runs of a sweep under both rules and those with further seeds."""
+    return [
+        Comparison(both_chosen(swept(runs), protocol, metric), both_seeds(runs, protocol, metric), protocol, metric)
+        for protocol in CHOSEN
+    ]
+
+
 def linear_is_ahead(networks: Networks, *, experiment: str, claim: str, paper: str) -> Claim:
     """Whether Linear Backprop is ahead, each rule at its best setting.
 
@@ -67,23 +112,13 @@ def linear_is_ahead(networks: Networks, *, experiment: str, claim: str, paper: s
         claim: In one sentence.
         paper: The paper's words.
     """
-    chosen = {
-        f"{name}, chosen {words}": (both_chosen(swept(runs), protocol), both_seeds(runs, protocol))
-        for name, runs in networks.items()
-        for protocol, words in CHOSEN.items()
-    }
-    outcomes = [exceeds(linear, backprop) for (backprop, linear), _ in chosen.values()]
-    outcomes += [difference(linear, backprop) > SIGNIFICANT for _, (backprop, linear) in chosen.values()]
+    compared = [(name, each) for name, runs in networks.items() for each in comparisons(runs)]
     return Claim(
         experiment=experiment,
         claim=claim,
         paper=paper,
-        measured="; ".join(
-            f"{name}: {described(linear)} against {described(backprop)} under Backprop, "
-            f"over seeds {linear_seeds.described()} against {backprop_seeds.described()}"
-            for name, ((backprop, linear), (backprop_seeds, linear_seeds)) in chosen.items()
-        ),
-        verdict=all_or_some(outcomes),
+        measured="; ".join(f"{name}, {each.measured}" for name, each in compared),
+        verdict=all_or_some([outcome for _, each in compared for outcome in each.outcomes]),
         how="holds where Linear Backprop's test accuracy is above Backprop's by more than 1.96 standard errors of the "
         "difference, with and without batch normalization, by both ways of choosing, for the sweep's seed and in the "
         "mean over seeds; partly where in some",

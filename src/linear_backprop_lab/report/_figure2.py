@@ -19,14 +19,15 @@ def figure2(runs: Sequence[Run]) -> Section:
     """The section, from complete runs of VGG19 with tanh, at least one."""
     members = fullest(runs)
     sweep = swept(members)
-    compared = under_both(variants(sweep))
+    networks = variants(sweep)
+    compared = under_both(networks)
     again = {name: each for name, each in variants(members).items() if name in compared}
     figures = [
         figure
         for name, each in compared.items()
         for figure in (_curves(name, both_seeds(again[name], "test")), *layers_figures(name, each))
     ]
-    rows = [row for name, each in variants(sweep).items() for row in choice_rows(name, each)]
+    rows = [row for name, each in networks.items() for row in choice_rows(name, each)]
     return Section(
         id="fig2",
         title="Figure 2: VGG19 with tanh, each rule at its best",
