@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import linear_backprop as lb
-from linear_backprop._activations import FORMS
+from linear_backprop._catalogue.activations import FORMS
 
 _BY_NAME: dict[str, tuple[Any, ...]] = {
     "prelu": (torch.tensor([0.25], dtype=torch.float64),),

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._convert import convert
+from .._conversion.convert import convert
+from .._conversion.patch import plain_copy
+from .._conversion.where import Where
 from .._errors import LinearBackpropError
-from .._rules import BackwardRule
-from .._stand_in import plain_copy
-from .._where import Where
+from .._rules.rule import BackwardRule
 
 
 @dataclass(frozen=True)

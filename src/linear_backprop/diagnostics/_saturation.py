@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._activations import MODULES
+from .._catalogue.activations import MODULES
 from .._errors import LinearBackpropError
 
 

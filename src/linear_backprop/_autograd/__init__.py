@@ -1,0 +1,1 @@
+"""The autograd Functions that put a rule into a graph."""

@@ -1,0 +1,1 @@
+"""The functions and modules of PyTorch that the library knows by name."""

@@ -1,0 +1,236 @@
+"""The one table of what cannot follow an elementwise rule: why, and what to do.
+
+Two questions are asked of it. A conversion leaves such a thing alone and lists it, and some only where rules for
+layers are given, because only then would anybody expect them to follow one. A collapsed backward pass, which is the
+same for every sample, refuses it. A layer's rule (`layers=`) may govern what stands here, and then neither is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from .._torch import BATCH_NORM, DROPOUT, RUNNING_NORM, Function
+from .activations import functions_named
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A reason, and what to do about it.
+
+    Attributes:
+        reason: Continues a sentence about the function or module: "its statistics are of the batch".
+        remedy: An imperative, in lower case; empty where nothing needs to be done.
+    """
+
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
+
+
+@dataclass(frozen=True)
+class NotElementwise:
+    """A row of the table.
+
+    Attributes:
+        functions: Names in `torch.nn.functional`, `torch`, `torch.special` and `torch.Tensor`.
+        modules: Classes; their subclasses are meant, too.
+        in_conversion: Why a conversion leaves it alone; None where nobody would expect it to follow a rule.
+        in_collapse: Why a collapsed backward pass cannot hold it.
+        among_layers: True if a conversion lists it only where rules for layers are given.
+    """
+
+    functions: tuple[str, ...]
+    modules: tuple[type[nn.Module], ...]
+    in_conversion: Advice | None
+    in_collapse: Advice
+    among_layers: bool = False
+
+
+_ABOVE = "collapse only what lies above it (`where=`)"
+_LINEAR_RULE = "give it a linear rule (`layers=LINEAR_LAYERS`)"
+_INSTEAD_OF_MAXIMUM = f"use average pooling, or {_ABOVE}"
+
+_NORMALIZES = "normalizes over a dimension: no derivative of its own at each element"
+_NORMALIZES_A_SAMPLE = "it normalizes each sample by its own values"
+_OF_THE_SAMPLE = "its statistics are of the sample"
+_NO_CONSTANT = Advice(f"{_OF_THE_SAMPLE}, not of the batch: no constant is the same for every sample")
+_MULTIPLIES = "it multiplies activations with each other"
+_TAKES_A_MAXIMUM = "which input it takes depends on the sample"
+
+
+def _in_dimensions(name: str, *dimensions: int) -> tuple[str, ...]:
+    return tuple(f"{name}{d}d" for d in dimensions)
+
+
+def _with_indices(*names: str) -> tuple[str, ...]:
+    return (*names, *(f"{name}_with_indices" for name in names))
+
+
+TABLE: tuple[NotElementwise, ...] = (
+    NotElementwise(
+        functions=("softmax", "softmin", "gumbel_softmax"),
+        modules=(nn.Softmax, nn.Softmax2d, nn.Softmin),
+        in_conversion=Advice(_NORMALIZES),
+        in_collapse=Advice(_NORMALIZES_A_SAMPLE, f"move it into the loss if it is the head, or {_ABOVE}"),
+    ),
+    NotElementwise(
+        functions=("log_softmax",),
+        modules=(nn.LogSoftmax, nn.AdaptiveLogSoftmaxWithLoss),
+        in_conversion=Advice(_NORMALIZES),
+        in_collapse=Advice(
+            _NORMALIZES_A_SAMPLE,
+            f"move it into the loss if it is the head (CrossEntropyLoss in the place of NLLLoss), or {_ABOVE}",
+        ),
+    ),
+    NotElementwise(
+        functions=("glu",),
+        modules=(nn.GLU,),
+        in_conversion=Advice("multiplies one half of its input by the other: not elementwise"),
+        in_collapse=Advice(_MULTIPLIES, _ABOVE),
+    ),
+    NotElementwise(
+        functions=("scaled_dot_product_attention", "multi_head_attention_forward"),
+        modules=(nn.MultiheadAttention,),
+        in_conversion=Advice("attention: a softmax and products of activations, not elementwise"),
+        in_collapse=Advice(_MULTIPLIES, _ABOVE),
+    ),
+    NotElementwise(
+        functions=(),
+        modules=(nn.RNNBase, nn.RNNCellBase),
+        in_conversion=Advice("a fused recurrent kernel: its activations cannot be reached", "unroll it to convert it"),
+        in_collapse=Advice(_MULTIPLIES, _ABOVE),
+    ),
+    NotElementwise(
+        functions=_with_indices(*_in_dimensions("fractional_max_pool", 2, 3)),
+        modules=(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
+        in_conversion=Advice("its windows are drawn at random: no average pooling has them"),
+        in_collapse=Advice(_TAKES_A_MAXIMUM, _INSTEAD_OF_MAXIMUM),
+        among_layers=True,
+    ),
+    NotElementwise(
+        functions=_in_dimensions("lp_pool", 1, 2, 3),
+        modules=(nn.LPPool1d, nn.LPPool2d, nn.LPPool3d),
+        in_conversion=Advice("a power mean of each window, not its maximum"),
+        in_collapse=Advice("the power mean of a window is not linear", _INSTEAD_OF_MAXIMUM),
+        among_layers=True,
+    ),
+    NotElementwise(
+        functions=_in_dimensions("max_unpool", 1, 2, 3),
+        modules=(nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d),
+        in_conversion=Advice("puts values where the indices say, which depend on the sample"),
+        in_collapse=Advice("where it puts values depends on the sample", f"use nn.Upsample, or {_ABOVE}"),
+        among_layers=True,
+    ),
+    NotElementwise(
+        functions=("layer_norm", "group_norm", "rms_norm", "local_response_norm", "normalize"),
+        modules=(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
+        in_conversion=_NO_CONSTANT,
+        in_collapse=Advice(_OF_THE_SAMPLE, f"use batch normalization in eval mode, or {_ABOVE}"),
+        among_layers=True,
+    ),
+    NotElementwise(
+        functions=("instance_norm",),
+        modules=(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        in_conversion=_NO_CONSTANT,
+        in_collapse=Advice(
+            _OF_THE_SAMPLE,
+            f"put it in eval mode (`module.eval()`), with running statistics, use batch normalization, or {_ABOVE}",
+        ),
+        among_layers=True,
+    ),
+    NotElementwise(
+        functions=(),
+        modules=(nn.SyncBatchNorm,),
+        in_conversion=Advice(
+            "across processes it runs a backward pass of its own, which no rule can reach",
+            "use BatchNorm, or eval mode",
+        ),
+        in_collapse=Advice(
+            "its statistics are of the batch, and across processes no rule can reach its backward pass",
+            "put it in eval mode (`module.eval()`), with running statistics, or use BatchNorm",
+        ),
+        among_layers=True,
+    ),
+    NotElementwise(
+        functions=("native_batch_norm", "native_dropout"),
+        modules=(),
+        in_conversion=Advice("a kernel's own interface", "call the function of torch.nn.functional"),
+        in_collapse=Advice("a kernel's own interface", "call the function of torch.nn.functional"),
+        among_layers=True,
+    ),
+    NotElementwise(
+        functions=_with_indices(*_in_dimensions("max_pool", 1, 2, 3), *_in_dimensions("adaptive_max_pool", 1, 2, 3)),
+        modules=(
+            *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+            *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+        ),
+        in_conversion=None,
+        in_collapse=Advice(_TAKES_A_MAXIMUM, f"{_LINEAR_RULE}, {_INSTEAD_OF_MAXIMUM}"),
+    ),
+    NotElementwise(
+        functions=("batch_norm",),
+        modules=(BATCH_NORM,),
+        in_conversion=None,
+        in_collapse=Advice(
+            "its statistics are of the batch",
+            f"{_LINEAR_RULE}, or put it in eval mode (`module.eval()`), with running statistics",
+        ),
+    ),
+    NotElementwise(
+        functions=("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+        modules=(DROPOUT,),
+        in_conversion=None,
+        in_collapse=Advice("it drops other units for every sample", f"{_LINEAR_RULE}, put it in eval mode, or set p=0"),
+    ),
+    NotElementwise(
+        functions=(),
+        modules=(nn.CrossMapLRN2d,),
+        in_conversion=None,
+        in_collapse=Advice(_OF_THE_SAMPLE, f"use batch normalization in eval mode, or {_ABOVE}"),
+    ),
+    NotElementwise(
+        functions=("bilinear",),
+        modules=(nn.Bilinear,),
+        in_conversion=None,
+        in_collapse=Advice(_MULTIPLIES, _ABOVE),
+    ),
+    NotElementwise(
+        functions=("embedding",),
+        modules=(nn.Embedding,),
+        in_conversion=None,
+        in_collapse=Advice("its input is an index, and indices cannot be combined", _ABOVE),
+    ),
+)
+
+FUNCTIONS: dict[Function, NotElementwise] = {
+    function: row for row in TABLE for name in row.functions for function in functions_named(name)
+}
+"""The row of every function in the table."""
+
+
+def row_of(module: nn.Module) -> NotElementwise | None:
+    """The row of a module; None if the table has none."""
+    return next((row for row in TABLE if isinstance(module, row.modules)), None)
+
+
+def is_affine_in_this_mode(module: nn.Module) -> bool:
+    """True for a normalization by running statistics and for dropout that drops nothing, which stand in the table."""
+    if isinstance(module, RUNNING_NORM):
+        return not module.training and getattr(module, "running_mean", None) is not None
+    return isinstance(module, DROPOUT) and not (module.training and bool(module.p))
+
+
+def left_alone(row: NotElementwise | None, layers: bool) -> Advice | None:
+    """Why a conversion leaves what stands in a row alone; None if it has nothing to say of it.
+
+    Args:
+        row: The row, if there is one.
+        layers: True if rules for layers are given.
+    """
+    if row is None or (row.among_layers and not layers):
+        return None
+    return row.in_conversion

@@ -1,0 +1,1 @@
+"""The collapsed backward pass."""

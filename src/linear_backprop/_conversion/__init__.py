@@ -1,0 +1,1 @@
+"""Rules put on functions, on blocks of code and on models."""

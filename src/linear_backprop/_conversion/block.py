@@ -1,0 +1,111 @@
+"""A rule put on a block of code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from .._call import Call
+from .._catalogue.activations import FORMS
+from .._catalogue.not_elementwise import FUNCTIONS, left_alone
+from .._rules.elementwise import Linear
+from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
+from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
+from .._torch import Function
+from .run_call import run_activation, run_layer
+
+Observer = Callable[[Function], None]
+
+
+class RuleMode(TorchFunctionMode):
+    """A block in which whatever is called follows the rules; the innermost block decides.
+
+    Args:
+        rule: The backward rule of every catalogued activation.
+        layers: The rules of layers.
+        observe: Told of every function called whose backward pass is decided here.
+        withheld: Further rules of layers that are not to govern here, whatever lies further out. The library's own
+            never do unless they are among `layers`.
+    """
+
+    def __init__(
+        self,
+        rule: BackwardRule,
+        layers: tuple[LayerRule, ...] = (),
+        observe: Observer | None = None,
+        withheld: tuple[LayerRule, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.rule = rule
+        self.layers = layers
+        self.observe = observe
+        self.withheld = withheld
+
+    def __torch_function__(
+        self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`, under its rule if it has one."""
+        layer = rule_for(func, self.layers)
+        if layer is None and func not in FORMS and not self._keeps(func):
+            return func(*args, **(kwargs or {}))
+        if self.observe is not None:
+            self.observe(func)
+        call = Call(func, args, kwargs or {})
+        if layer is None and func in FORMS:
+            return run_activation(call, self.rule)
+        return run_layer(call, layer)  # unseen, too, by the modes further out
+
+    def _keeps(self, func: Function) -> bool:
+        """True if `func` keeps its own backward pass here, whatever rules lie further out."""
+        if func in LAYER_FUNCTIONS or rule_for(func, self.withheld) is not None:
+            return True
+        return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
+
+
+class Observing(TorchFunctionMode):
+    """A block that changes nothing, and tells of every function called."""
+
+    def __init__(self, observe: Observer) -> None:
+        super().__init__()
+        self.observe = observe
+
+    def __torch_function__(
+        self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`."""
+        self.observe(func)
+        return func(*args, **(kwargs or {}))
+
+
+def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008
+    """A context in which every elementwise activation follows the rule, whoever wrote the code.
+
+    The forward pass is the one that counts: the backward pass may run outside the block. Activation checkpointing
+    runs the forward pass again where PyTorch shows no block to it, and raises `CheckpointError`; give it
+    `context_fn=lambda: (contextlib.nullcontext(), lb.backward_rule(rule))`, or use `convert`.
+
+    Contexts nest, the innermost deciding, and `backward_rule(Exact())` is Backprop again. Module, functional,
+    tensor-method and in-place forms are all seen; activations written out in arithmetic
+    (`x * (x > 0)`), TorchScript and fused recurrent kernels are not.
+
+    Args:
+        rule: The backward rule of activations.
+        layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`; none by default.
+
+    Raises:
+        LinearBackpropError: `rule` is not a rule or is for whole models, or `layers` holds something else than
+            layers' rules.
+
+    Example:
+        >>> x = torch.tensor([-3.0, 3.0], requires_grad=True)
+        >>> with lb.backward_rule(lb.Linear()):
+        ...     loss = x.relu().sum()
+        >>> loss.backward()
+        >>> x.grad
+        tensor([1., 1.])
+    """
+    require_rule(rule)
+    refuse_model_rule(rule, "backward_rule")
+    return RuleMode(rule, require_layers(layers))

@@ -1,0 +1,106 @@
+"""The classification of modules, and of the functions that they call, for a conversion."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .._catalogue.activations import FORMS, MODULES
+from .._catalogue.not_elementwise import FUNCTIONS, left_alone, row_of
+from .._rules.layers import rule_for
+from .._rules.rule import LayerRule
+from .._torch import Function
+
+_SCRIPTED = "TorchScript: its code cannot be reached; convert the model it was made from, unscripted"
+
+
+class Kind(enum.Enum):
+    """The kinds of module, by what a module's own `forward` may call, and of function."""
+
+    ACTIVATION = "an elementwise activation of PyTorch's"
+    LAYER = "a layer of PyTorch's that a layer's rule governs"
+    LEFT_ALONE = "a non-linearity that cannot follow a rule"
+    PLAIN = "PyTorch's own code that calls nothing that follows a rule"
+    OPAQUE = "code that may call anything"
+
+
+@dataclass(frozen=True)
+class Classified:
+    """A module, or a function, as a conversion sees it.
+
+    Attributes:
+        kind: Its kind.
+        rule: The layer's rule that governs it; None if none does.
+        reason: The reason why it is left alone, and what to do; empty for every other kind.
+    """
+
+    kind: Kind
+    rule: LayerRule | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A module of a model that is converted.
+
+    Attributes:
+        path: Its path in the model.
+        module: The module.
+        classified: Its classification.
+        selected: True if it is to follow the rules.
+    """
+
+    path: str
+    module: nn.Module
+    classified: Classified
+    selected: bool
+
+    @property
+    def kind(self) -> Kind:
+        """The module's kind."""
+        return self.classified.kind
+
+
+def classify(module: nn.Module, layers: tuple[LayerRule, ...], replaced: bool = False) -> Classified:
+    """A module, classified.
+
+    Args:
+        module: The module.
+        layers: The layers' rules in force.
+        replaced: True if a `forward` of the user's own is set on the instance.
+    """
+    if is_scripted(module):
+        return Classified(Kind.LEFT_ALONE, reason=_SCRIPTED)
+    rule = next((layer for layer in layers if isinstance(module, layer.modules)), None)
+    if rule is None and (advice := left_alone(row_of(module), bool(layers))) is not None:
+        return Classified(Kind.LEFT_ALONE, reason=str(advice))
+    return Classified(Kind.OPAQUE if replaced else _kind_of_code(module, rule), rule)
+
+
+def classify_function(function: Function, layers: tuple[LayerRule, ...]) -> Classified:
+    """A function that a module's own `forward` calls, classified."""
+    rule = rule_for(function, layers)
+    if rule is not None:
+        return Classified(Kind.LAYER, rule)
+    if function in FORMS:
+        return Classified(Kind.ACTIVATION)
+    advice = left_alone(FUNCTIONS.get(function), bool(layers))
+    return Classified(Kind.PLAIN) if advice is None else Classified(Kind.LEFT_ALONE, reason=str(advice))
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """True if the module's code is out of Python's reach."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _kind_of_code(module: nn.Module, rule: LayerRule | None) -> Kind:
+    author = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    if author in MODULES:
+        return Kind.ACTIVATION
+    # Only the transformer layers among PyTorch's own take an activation function as an argument.
+    if not author.__module__.startswith("torch.nn.modules.") or author.__module__.endswith(".transformer"):
+        return Kind.OPAQUE
+    return Kind.PLAIN if rule is None else Kind.LAYER

@@ -1,0 +1,126 @@
+"""A rule put on a model, in place.
+
+Every module that may call what follows a rule gets a patch for its `forward`; see `patch.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from torch import nn
+
+from .._errors import LinearBackpropError
+from .._rules.elementwise import Linear
+from .._rules.layers import require_layers
+from .._rules.rule import BackwardRule, LayerRule, ModelRule, require_rule
+from .._torch import Function, is_compiled
+from .classify import Found, Kind, classify, is_scripted
+from .patch import Patch, Patches, own_forward, patch_of
+from .report import Conversion, Report
+from .sequential import SequentialPatch
+from .where import Predicate, Where, selector
+from .whole_model import CheckedPatch, ModelRulePatch
+
+
+def convert(
+    model: nn.Module,
+    rule: BackwardRule = Linear(),  # noqa: B008
+    where: Where = None,
+    layers: Iterable[LayerRule] = (),
+) -> Conversion:
+    """Put a rule on every elementwise activation a model runs, in place, and others on layers if they are given.
+
+    The forward pass stays bit-identical. Covered are the modules of `torch.nn`, the functions of
+    `torch.nn.functional` and `torch`, tensor methods and in-place forms, wherever the model's modules call
+    them. Softmax, GLU, attention and fused recurrent kernels are left alone and listed. Converting
+    again replaces the rule where `where` selects; `remove()` then brings the earlier one back.
+
+    `torch.export` keeps the forward pass of a converted model but drops every custom backward rule, as
+    it drops all `torch.autograd.Function`s: an exported program trains by Backprop.
+
+    Args:
+        model: Any module; one under `torch.compile`, DDP or FSDP2, too.
+        rule: The backward rule.
+        where: Which modules' activations and layers: a glob on their paths ("features.*"), several of them, a
+            predicate of path and module, or `after(path)`; None for all. Inside a selected module, one that is
+            not selected keeps its true derivatives.
+        layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`, in modules and as functions;
+            without one a layer keeps its true derivatives, or what an earlier conversion gave it. With any `rule`.
+
+    Returns:
+        The conversion: prints as a table; `remove()`, or leaving it as a context, restores the model.
+
+    Raises:
+        ConversionError: There is nothing to change: at once where that is certain, or after the model's
+            first forward pass where the model's own code had to be run to know.
+        LinearBackpropError: `rule` is not a rule, `layers` holds something else than layers' rules, or `where`
+            selects nothing, is of no known kind, or is given together with `LocallyExact`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> conversion = lb.convert(model, lb.Linear())
+        >>> print(conversion)
+        path  activation  backward pass
+        1     ReLU        Linear()
+        1 changed, 0 left alone
+        >>> conversion.remove()
+    """
+    require_rule(rule)
+    if isinstance(rule, ModelRule) and where is not None:
+        raise LinearBackpropError(
+            f"convert puts {rule!r} on whole models; for a part of one, use lb.collapse(model, {rule!r}, where=...)"
+        )
+    chosen = require_layers(layers)
+    found = _found(model, selector(where, model), chosen)
+    report, patches = Report(rule, chosen, found), Patches(rule, chosen)
+    try:
+        _put_patches(patches, found, report.list_call)
+        if isinstance(rule, ModelRule):
+            patches.put(ModelRulePatch(model, patches))
+        if not report.changed and not any(each.selected and each.kind is Kind.OPAQUE for each in found):
+            report.require_a_change("the model has", model)
+        # Nobody observes the calls of what is compiled.
+        if not report.changed and not any(is_compiled(module) for module in model.modules()):
+            check = partial(report.require_a_change, "the model ran once and called")
+            patches.put(CheckedPatch(model, patches, check))
+    except BaseException:
+        patches.remove()
+        raise
+    return Conversion(report, undo=patches.remove)
+
+
+def _found(model: nn.Module, selects: Predicate, layers: tuple[LayerRule, ...]) -> list[Found]:
+    """Every module of the model, classified."""
+    found: list[Found] = []
+    for path, module in model.named_modules():
+        classified = classify(module, layers, replaced=own_forward(module) is not None)
+        may_follow = classified.kind not in (Kind.PLAIN, Kind.LEFT_ALONE)
+        found.append(Found(path, module, classified, selected=may_follow and bool(selects(path, module))))
+    return found
+
+
+def _put_patches(patches: Patches, found: list[Found], list_call: Callable[[str, bool, Function], None]) -> None:
+    """Put a patch on every module that needs one."""
+    selected = {each.path for each in found if each.selected}
+    for each in found:
+        if each.kind is Kind.PLAIN:
+            if _may_take_over(each.module, patches.rule):
+                patches.put(SequentialPatch(each.module, each.path, patches, selected=True))
+        elif each.selected or (_is_below(each.path, selected) and _follows_what_is_around(each.module)):
+            # What is below a selected module and is not selected itself keeps its true derivatives.
+            observer = partial(list_call, each.path, each.selected) if each.kind is Kind.OPAQUE else None
+            patches.put(Patch(each.module, each.path, patches, selected=each.selected, observer=observer))
+
+
+def _may_take_over(module: nn.Module, rule: BackwardRule) -> bool:
+    return type(module) is nn.Sequential and type(rule) is Linear and not patch_of(module)
+
+
+def _follows_what_is_around(module: nn.Module) -> bool:
+    return not patch_of(module) and not is_scripted(module)
+
+
+def _is_below(path: str, selected: set[str]) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:length]) in selected for length in range(len(parts)))

@@ -1,0 +1,155 @@
+"""One call under a rule, in whichever form it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from .._autograd.activation import activate
+from .._autograd.straight_through import connect
+from .._call import Call
+from .._catalogue.activations import FORMS, Form
+from .._rules.elementwise import Exact, Linear
+from .._rules.rule import BackwardRule, LayerRule
+from .._torch import Function, dispatches_itself, is_view, transforms_active, unseen_by_modes
+
+Carrier = Callable[..., Tensor]
+
+
+def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) -> Any:
+    """The result of an activation's call, its backward pass the rule's.
+
+    Args:
+        call: Of an activation in any form.
+        rule: The backward rule.
+        carrier: Makes h of f, the rule, a and the tensors f depends on; see `activate`.
+    """
+    a = call.input
+    if isinstance(a, Tensor) and dispatches_itself(a):
+        run = partial(_run_flat, call.function, rule, carrier)
+        return type(a).__torch_function__(run, (type(a),), call.args, call.kwargs)
+    native = type(rule) is Exact or torch.compiler.is_exporting()  # `torch.export` drops autograd Functions
+    if native or not _is_differentiable(a) or call.kwargs.get("out") is not None:
+        return _run_natively(call)
+    form = FORMS.get(call.function) or Form(None, call.function)
+    in_place = form.overwrites_input(call)
+    if in_place and _may_overwrite_unseen(call, rule):
+        _run_natively(call.on(a.detach()))
+        return a
+    call = _without_inplace(call, form)
+    if not in_place:
+        return _out_of_place(call, form, rule, carrier)
+    # The rule keeps what a was, `copy_` overwrites a, and PyTorch makes its usual checks of in-place writes.
+    before = a.clone() if rule.uses_pre_activation else a
+    return a.copy_(_out_of_place(call.on(before), form, rule, carrier))
+
+
+def run_layer(call: Call, rule: LayerRule | None) -> Any:
+    """The result of a layer's call, its backward pass the rule's; its own where there is no rule, or no need."""
+    if rule is None or not _is_to_change(call, rule):
+        return _run_natively(call)
+    return run_layer_with_constants(call, rule)[0]
+
+
+def run_layer_with_constants(call: Call, rule: LayerRule) -> tuple[Any, tuple[Tensor, ...]]:
+    """A call that the rule changes: its result, and the constants of its map."""
+    with unseen_by_modes():
+        if not rule.overwrites_input(call):
+            result, constants = rule.run(call)
+            return _connected(call, rule, result, constants), constants
+        # The same form on a copy: out of place, it might use other random numbers.
+        result, constants = rule.run(call.on(call.input.clone()))
+        return call.input.copy_(_connected(call, rule, result, constants)), constants
+
+
+def _run_natively(call: Call) -> Any:
+    with unseen_by_modes():
+        return call()
+
+
+def _run_flat(function: Function, rule: BackwardRule, carrier: Carrier, *args: Any, **kwargs: Any) -> Any:
+    return run_activation(Call(function, args, kwargs), rule, carrier)
+
+
+def _is_differentiable(a: object) -> TypeGuard[Tensor]:
+    return isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
+
+
+def _without_inplace(call: Call, form: Form) -> Call:
+    if form.inplace_position is None:
+        return call
+    keywords = {name: value for name, value in call.kwargs.items() if name != "inplace"}
+    return Call(call.function, call.args[: form.inplace_position], keywords)
+
+
+def _may_overwrite_unseen(call: Call, rule: BackwardRule) -> bool:
+    """True if the in-place form may write without autograd recording anything.
+
+    Under `Linear` the cotangent of h *is* that of a, so a may keep its place in the graph while its
+    values change; the version counter, shared with `a.detach()`, still betrays the change to whoever
+    had saved a. Leaves that require grad and views go the ordinary way, which refuses what must be
+    refused, and so do tensor arguments, which have gradients of their own.
+    """
+    a = call.input
+    return (
+        type(rule) is Linear
+        and not torch.compiler.is_compiling()
+        and not (a.is_leaf and a.requires_grad)
+        and not is_view(a)
+        and not any(isinstance(value, Tensor) for value in (*call.rest, *call.keywords.values()))
+        and not transforms_active()
+    )
+
+
+def _out_of_place(call: Call, form: Form, rule: BackwardRule, carrier: Carrier) -> Tensor:
+    if call.argument("training", form.training_position):
+        return carrier(_drawn, rule, call.input, *_draw(call))
+    a, rest, keywords = call.input, call.rest, call.keywords
+    named = [name for name, value in keywords.items() if _is_differentiable(value)]
+    placed = [index for index, value in enumerate(rest) if _is_differentiable(value)]
+    tensors = [rest[index] for index in placed] + [keywords[name] for name in named]
+    if form.broadcasts:
+        a = a.expand(torch.broadcast_shapes(a.shape, *(tensor.shape for tensor in tensors)))
+
+    def f(z: Tensor, *parameters: Tensor) -> Tensor:
+        arguments = list(rest)
+        for index, parameter in zip(placed, parameters, strict=False):
+            arguments[index] = parameter
+        moved = dict(zip(named, parameters[len(placed) :], strict=True))
+        return form.out_of_place(z, *arguments, **{**keywords, **moved})
+
+    return carrier(f if rest or keywords else form.out_of_place, rule, a, *tensors)
+
+
+def _draw(call: Call) -> tuple[Tensor, Tensor]:
+    """The values of RReLU in training mode and the slopes it drew, with RReLU's own use of random numbers."""
+    lower = 1 / 8 if (given := call.argument("lower", 1)) is None else given
+    upper = 1 / 3 if (given := call.argument("upper", 2)) is None else given
+    generator = call.argument("generator", 4)
+    with unseen_by_modes():
+        z = call.input.detach()
+        # The other form, which writes the slopes in place, loses them when it is compiled.
+        return torch.ops.aten.rrelu_with_noise_functional(z, torch.empty_like(z), lower, upper, True, generator)
+
+
+def _drawn(a: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
+    """RReLU once its slopes are drawn: a function of a that can be evaluated and differentiated again."""
+    # The forward pass, where autograd is off, has RReLU's own values: in half precision a * slopes is not to the bit.
+    return a * slopes if torch.is_grad_enabled() else values.clone()
+
+
+def _is_to_change(call: Call, rule: LayerRule) -> bool:
+    differentiable = isinstance(call.input, Tensor) and call.input.is_floating_point()
+    # `torch.export` drops autograd Functions.
+    seen = (torch.is_grad_enabled() or transforms_active()) and not torch.compiler.is_exporting()
+    return differentiable and seen and rule.applies(call)
+
+
+def _connected(call: Call, rule: LayerRule, result: Any, constants: tuple[Tensor, ...]) -> Any:
+    if isinstance(result, tuple):  # values and indices
+        return (connect(call, rule, result[0], constants), *result[1:])
+    return connect(call, rule, result, constants)

@@ -1,0 +1,90 @@
+"""`Linear` at no cost at all in an `nn.Sequential`: an activation takes over the output of the layer below it.
+
+Under `Linear` the cotangent of h is that of a, so the tensor that holds a may keep its place in autograd's graph
+while its values become h: no node is left. That is right only where nobody else reads a. In the loop of an
+`nn.Sequential` a is a local variable; whoever else could be told of it is looked for at every call: hooks, modes
+that are not ours, forwards set on instances, subclasses that may do anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._catalogue.activations import MODULES
+from .._rules.elementwise import Linear
+from .._torch import (
+    function_modes,
+    has_hooks,
+    has_parameters,
+    is_view,
+    modules_are_watched,
+    transforms_active,
+    unseen_by_modes,
+)
+from .block import RuleMode
+from .patch import Patch, patch_of
+
+# They make a new tensor, and keep it neither for themselves nor for autograd.
+_LAYERS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+)
+
+
+class SequentialPatch(Patch):
+    """A plain `nn.Sequential`, in which activations under `Linear` take over the outputs of the layers below them."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The `forward` of `nn.Sequential`."""
+        if len(args) == 1 and not kwargs and torch.is_grad_enabled() and _nobody_watches():
+            return self._run_taking_over(args[0])
+        return self.run_untouched(*args, **kwargs)
+
+    def _run_taking_over(self, input: Tensor) -> Tensor:
+        assert isinstance(self.module, nn.Sequential)
+        below: nn.Module | None = None
+        for module in self.module:
+            may = below is not None and _is_a_plain_layer(below) and _takes_one_tensor(module) and self._is_ours(module)
+            input = _take_over(module, input) if may and _is_fresh(input) else module(input)
+            below = module
+        return input
+
+    def _is_ours(self, module: nn.Module) -> bool:
+        """True for an activation that this conversion put under `Linear`, its `forward` being its class's."""
+        patch = patch_of(module)
+        return patch is not None and patch.patches is self.patches and type(patch.rule) is Linear and patch.own is None
+
+
+def _nobody_watches() -> bool:
+    """True if no transform, no hook on all modules and no mode but ours is told of what modules compute."""
+    return not (
+        torch.compiler.is_compiling()
+        or transforms_active()
+        or modules_are_watched()
+        or not all(isinstance(mode, RuleMode) for mode in function_modes())
+    )
+
+
+def _take_over(activation: nn.Module, a: Tensor) -> Tensor:
+    with unseen_by_modes():
+        h = type(activation).forward(activation, a.detach())
+    if h.dtype != a.dtype:  # autocast runs softplus in float32
+        return activation(a)
+    a.data = h
+    return a
+
+
+def _is_a_plain_layer(module: nn.Module) -> bool:
+    return type(module) in _LAYERS and "forward" not in module.__dict__ and not has_hooks(module)
+
+
+def _takes_one_tensor(module: nn.Module) -> bool:
+    return type(module) in MODULES and not has_parameters(module) and not has_hooks(module)
+
+
+def _is_fresh(a: Tensor) -> bool:
+    return type(a) is Tensor and not a.is_leaf and not is_view(a)

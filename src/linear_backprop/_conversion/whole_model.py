@@ -1,0 +1,67 @@
+"""The patches of a model's own `forward`, around the patch that it may have already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .._rules.rule import ModelRule
+from .block import Observing
+from .patch import Patch, Patches
+
+
+class OuterPatch(Patch):
+    """A model's own `forward`, around its patch.
+
+    Args:
+        model: The model.
+        patches: The patches of the conversion; the model's own is taken out of its place.
+    """
+
+    def __init__(self, model: nn.Module, patches: Patches) -> None:
+        self.inner = patches.take_out(model)
+        super().__init__(model, "", patches, selected=True)
+
+    def run_inner(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's `forward` without this patch."""
+        return (self.inner.run if self.inner else self.run_untouched)(*args, **kwargs)
+
+
+class ModelRulePatch(OuterPatch):
+    """A model's own `forward` under a `ModelRule`, which runs the whole of it."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's `forward`, run by the rule."""
+        if not torch.is_grad_enabled():
+            return self.run_untouched(*args, **kwargs)
+        assert isinstance(self.rule, ModelRule)
+        return self.rule.run(self._observed, self.module, args, kwargs, self.layers)
+
+    def _observed(self, *args: Any, **kwargs: Any) -> Any:
+        with Observing(self.patches.observe):
+            return self.run_inner(*args, **kwargs)
+
+
+class CheckedPatch(OuterPatch):
+    """A model's own `forward`, where only running it can tell whether it calls anything to change.
+
+    Args:
+        model: The model.
+        patches: The patches of the conversion; the model's own is taken out of its place.
+        check: Called with the model after its first forward pass; raises where nothing was changed.
+    """
+
+    def __init__(self, model: nn.Module, patches: Patches, check: Callable[[nn.Module], None]) -> None:
+        super().__init__(model, patches)
+        self._check: Callable[[nn.Module], None] | None = check
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's `forward`, and once the check."""
+        result = self.run_inner(*args, **kwargs)
+        if self._check is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            check, self._check = self._check, None
+            check(self.module)
+        return result

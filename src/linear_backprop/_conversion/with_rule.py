@@ -1,0 +1,96 @@
+"""A rule put on a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._call import Call
+from .._catalogue.activations import FORMS
+from .._errors import LinearBackpropError
+from .._rules.elementwise import Linear
+from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
+from .._torch import Function, version_of
+from .run_call import run_activation
+
+
+def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[..., Any]:  # noqa: B008
+    """A function with the same values and the rule's backward pass.
+
+    `with_rule(torch.tanh)(x)` is `torch.tanh(x)` to the bit. The first argument is the pre-activation;
+    every other one is passed on. Any elementwise function will do, a user's own included; those of the
+    catalogue keep their in-place forms and their randomness.
+
+    Args:
+        function: Maps a tensor of any shape and floating dtype to one of the same shape. Tensors that
+            should receive gradients besides the first argument are to be passed as arguments, not
+            closed over.
+        rule: The backward rule.
+
+    Raises:
+        LinearBackpropError: `function` is a module (use `convert`) or cannot be called, or `rule` is not
+            a rule or is for whole models. At the call: the function does not keep its input's shape.
+
+    Example:
+        >>> sign = lb.with_rule(torch.sign, lb.Clipped())
+        >>> x = torch.tensor([-3.0, 0.5], requires_grad=True)
+        >>> sign(x).sum().backward()
+        >>> x.grad
+        tensor([0., 1.])
+    """
+    require_rule(rule)
+    refuse_model_rule(rule, "with_rule")
+    if isinstance(function, nn.Module):
+        raise LinearBackpropError(f"with_rule takes a function, got the module {function}; use convert for modules")
+    if not callable(function):
+        raise LinearBackpropError(f"with_rule takes a function, got {function!r}")
+    return RuledFunction(function, rule)
+
+
+@dataclass(frozen=True)
+class RuledFunction:
+    """The function that `with_rule` returns: a value, like the rule in it."""
+
+    function: Function
+    rule: BackwardRule
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's own result.
+
+        Raises:
+            LinearBackpropError: The pre-activation is not the first positional argument or `input`.
+        """
+        function = self.function
+        if isinstance(function, partial) and not function.args:  # lest it hide `inplace` or tensors
+            function, kwargs = function.func, {**function.keywords, **kwargs}
+        if not args and "input" not in kwargs:
+            raise LinearBackpropError(f"pass the pre-activation to {_name(function)} as its first positional argument")
+        call = Call(function, args, kwargs)
+        if function in FORMS or torch.compiler.is_compiling():
+            return run_activation(call, self.rule)
+        return _leaving_its_input_alone(call, self.rule)
+
+    def __repr__(self) -> str:
+        return f"with_rule({_name(self.function)}, {self.rule!r})"
+
+
+def _name(function: Function) -> str:
+    return str(getattr(function, "__qualname__", function))
+
+
+def _leaving_its_input_alone(call: Call, rule: BackwardRule) -> Any:
+    """A call of a user's own function, which autograd cannot keep from writing into its input."""
+    tensors = [a for a in call.args[:1] if isinstance(a, Tensor) and not a.is_inference()]
+    before = [version_of(a) for a in tensors]
+    result = run_activation(call, rule)
+    if [version_of(a) for a in tensors] != before:
+        raise LinearBackpropError(
+            f"{_name(call.function)} overwrites its input, which autograd cannot see under a rule; have it return a "
+            f"new tensor. Only PyTorch's own in-place activations may overwrite theirs"
+        )
+    return result

@@ -1,0 +1,80 @@
+"""Rules by name, for command lines and configuration files."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from .._errors import LinearBackpropError
+from .rule import BackwardRule, ModelRule
+
+
+def known_rules() -> dict[str, type[BackwardRule]]:
+    """Every rule there is, the user's own included: class name -> class, in the order of definition.
+
+    Rules for whole models come last.
+
+    Example:
+        >>> [*lb.known_rules()][:3]
+        ['Exact', 'Linear', 'PreActivation']
+    """
+    rules = [rule for rule in _subclasses(BackwardRule) if rule is not ModelRule]
+    return {rule.__name__: rule for rule in sorted(rules, key=lambda rule: issubclass(rule, ModelRule))}
+
+
+def rule_from_name(text: str) -> BackwardRule:
+    """A rule from its name or from how it prints.
+
+    `"linear"`, `"pre-activation"` and `"PreActivation"` name a rule with its default arguments; arguments
+    are written as in Python: `"Clipped(low=-2.0)"`, `"Blend(Linear(), Exact(), 0.5)"`. Nothing is
+    evaluated: only rules' names and literal values are read.
+
+    Raises:
+        LinearBackpropError: No such rule (the valid ones are listed), or arguments it does not take.
+
+    Example:
+        >>> lb.rule_from_name("Clipped(low=-2.0)")
+        Clipped(low=-2.0, high=1.0)
+    """
+    if "(" not in text:
+        return _build(text, [], {})
+    try:
+        return _from_node(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError) as error:
+        if isinstance(error, LinearBackpropError):
+            raise
+        raise LinearBackpropError(
+            f"cannot read the rule {text!r}: write it like Clipped(low=-1.0, high=1.0)"
+        ) from error
+
+
+def _from_node(node: ast.expr) -> BackwardRule:
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise ValueError(ast.unparse(node))
+    arguments = [_value(argument) for argument in node.args]
+    return _build(node.func.id, arguments, {str(k.arg): _value(k.value) for k in node.keywords})
+
+
+def _value(node: ast.expr) -> object:
+    return _from_node(node) if isinstance(node, ast.Call) else ast.literal_eval(node)
+
+
+def _build(name: str, arguments: list[object], keywords: dict[str, object]) -> BackwardRule:
+    rules = {_folded(known): rule for known, rule in known_rules().items()}
+    rule = rules.get(_folded(name))
+    if rule is None:
+        raise LinearBackpropError(f"no rule is named {name!r}; the rules are {', '.join(known_rules())}")
+    try:
+        return rule(*arguments, **keywords)
+    except TypeError as error:
+        raise LinearBackpropError(f"{rule.__name__} does not take these arguments: {error}") from error
+
+
+def _folded(name: str) -> str:
+    return name.strip().replace("-", "").replace("_", "").lower()
+
+
+def _subclasses(rule: type[BackwardRule]) -> Iterator[type[BackwardRule]]:
+    for subclass in rule.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

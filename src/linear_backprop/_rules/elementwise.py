@@ -1,0 +1,241 @@
+"""The elementwise backward rules.
+
+Legend: `a` is the pre-activation, `h` = f(a) the activation, `g` the cotangent that h receives. Every rule says what
+cotangent goes on to a.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._catalogue.activations import activation_named, name_of
+from .._errors import LinearBackpropError
+from .rule import BackwardRule, Elementwise, require_rule
+
+
+def vector_jacobian_product(f: Elementwise, a: Tensor, g: Tensor) -> Tensor:
+    """The true cotangent of a, g * f'(a), from PyTorch's own derivative of f."""
+    return torch.func.vjp(f, a)[1](g)[0]
+
+
+@dataclass(frozen=True)
+class Exact(BackwardRule):
+    """Backprop: the true derivative, g * f'(a), run by PyTorch's own kernels.
+
+    At a kink it is PyTorch's choice of subgradient, listed a kink at a time in the catalogue.
+    Source: Yazdani (2018), Algorithm 1.
+    """
+
+    formula = "g * f'(a)"
+    source = "Backprop; Yazdani (2018), Algorithm 1"
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G * f'(a)."""
+        return vector_jacobian_product(f, a, g)
+
+
+@dataclass(frozen=True)
+class Linear(BackwardRule):
+    """Linear Backprop: g unchanged, as if f were the identity; straight-through for any f.
+
+    Saves nothing for the backward pass and runs no backward kernel. The same everywhere: at kinks,
+    infinities and NaN the cotangent is g. Source: Yazdani (2018), title, abstract and prose.
+    """
+
+    formula = "g"
+    source = "Linear Backprop; Yazdani (2018), as described in the text"
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G itself."""
+        return g
+
+    @property
+    def uses_pre_activation(self) -> bool:
+        """False: the pre-activation is not kept."""
+        return False
+
+
+@dataclass(frozen=True)
+class PreActivation(BackwardRule):
+    """g * a: Algorithm 2 as it is printed, which its prose contradicts; see `Linear`.
+
+    At a = +-inf the cotangent is +-inf (NaN where g = 0); NaN at NaN.
+    Source: Yazdani (2018), Algorithm 2, the line g <- g * a^(k).
+    """
+
+    formula = "g * a"
+    source = "Yazdani (2018), Algorithm 2 as printed"
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G * a."""
+        return g * a
+
+
+@dataclass(frozen=True)
+class Clipped(BackwardRule):
+    """g where low <= a <= high, else 0: the straight-through estimator of binarized networks.
+
+    Both bounds belong to the passing interval. Outside it, and at NaN, the cotangent is 0.
+    Source: Courbariaux et al. (2016), equation 4, with low, high = -1, 1.
+
+    Raises:
+        LinearBackpropError: low is not below high.
+    """
+
+    formula = "g if low <= a <= high else 0"
+    source = "Courbariaux et al. (2016), eq. 4"
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise LinearBackpropError(
+                f"Clipped needs low < high, got low={self.low}, high={self.high}; swap or widen them"
+            )
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G where low <= a <= high, else 0."""
+        return torch.where((a >= self.low) & (a <= self.high), g, 0.0)
+
+
+@dataclass(frozen=True)
+class Surrogate(BackwardRule):
+    """g * function'(a): the derivative of another function in place of f's.
+
+    Kinks, infinities and NaN are those of `function`'s own derivative in PyTorch.
+    Source: surrogate gradients (Neftci et al., 2019); `Surrogate("silu")` for ReLU is the backward
+    pass of BPA (Wang et al., 2023).
+
+    Args:
+        function: A catalogue name such as "silu", or any differentiable elementwise function. A
+            catalogued function is kept by its name, so `Surrogate(F.silu) == Surrogate("silu")`.
+
+    Raises:
+        LinearBackpropError: The name is not in the catalogue, or `function` cannot be called.
+    """
+
+    formula = "g * function'(a)"
+    source = "surrogate gradients; Neftci et al. (2019)"
+
+    function: str | Elementwise
+
+    def __post_init__(self) -> None:
+        if callable(self.function):
+            object.__setattr__(self, "function", name_of(self.function) or self.function)
+        elif isinstance(self.function, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            activation_named(self.function)
+        else:
+            raise LinearBackpropError(f"Surrogate needs a function or an activation's name, got {self.function!r}")
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G * function'(a)."""
+        function = activation_named(self.function).function if isinstance(self.function, str) else self.function
+        return vector_jacobian_product(function, a, g)
+
+    def __repr__(self) -> str:
+        function = self.function
+        text = repr(function) if isinstance(function, str) else getattr(function, "__qualname__", repr(function))
+        return f"Surrogate(function={text})"
+
+
+@dataclass(frozen=True)
+class MeanLinear(BackwardRule):
+    """g times the mean of f'(a) over the batch, a unit at a time: the best linear map of its kind.
+
+    Best in the sense of least squares over the batch, among the diagonal maps that are the same for every
+    sample. The mean is over all dimensions but `units`: over the samples, and in convolutions over the
+    positions, too. It is of the batch it sees: a micro-batch's, and under DDP a worker's; `collapse` with a
+    `process_group` takes the mean over all workers.
+    Kinks, infinities and NaN are those of f's own derivative in PyTorch.
+
+    Args:
+        units: The dimension that counts units (channels): 1 for (N, features) and (N, channels, ...),
+            -1 for tokens, (N, tokens, features).
+
+    Raises:
+        LinearBackpropError: At the backward pass: a has no such dimension, or no other to take the mean over.
+    """
+
+    formula = "g * mean of f'(a) over the batch, a unit at a time"
+    source = "the sample-independent map nearest to Backprop's"
+
+    units: int = 1
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """G times the mean slope of each unit."""
+        return g * self.slope(a, f)
+
+    def slope(self, a: Tensor, f: Elementwise) -> Tensor:
+        """The mean of f'(a) of each unit; every dimension but the units' has size 1."""
+        return self.mean(vector_jacobian_product(f, a, torch.ones_like(a)))
+
+    def mean(self, derivatives: Tensor) -> Tensor:
+        """The mean over all dimensions but the units', which keep size 1."""
+        dims = derivatives.dim()
+        if dims < 2 or not -dims <= self.units < dims:
+            raise LinearBackpropError(
+                f"MeanLinear(units={self.units}) needs a batch dimension and a dimension {self.units} for the units, "
+                f"got a pre-activation of shape {tuple(derivatives.shape)}"
+            )
+        return derivatives.mean([dim for dim in range(dims) if dim != self.units % dims], keepdim=True)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Blend(BackwardRule):
+    """(1 - weight) * first + weight * second: annealing from one rule to another.
+
+    Given as a 0-dimensional tensor, the weight may be changed in place while training
+    (`weight.fill_(0.3)`), compiled code included, without recompiling. Two blends are equal if their
+    rules are and their weights are equal now; the hash leaves the weight out, so it is stable.
+
+    Raises:
+        LinearBackpropError: The weight is a number outside [0, 1] or a tensor of more than one value,
+            or a part is not a rule.
+    """
+
+    formula = "(1 - weight) * first + weight * second"
+    source = "annealing between two rules"
+
+    first: BackwardRule
+    second: BackwardRule
+    weight: float | Tensor
+
+    def __post_init__(self) -> None:
+        for part in (self.first, self.second):
+            require_rule(part)
+        if isinstance(self.weight, Tensor):
+            if self.weight.dim() != 0:
+                raise LinearBackpropError(
+                    f"Blend's weight must be a number or a 0-dimensional tensor, got shape {tuple(self.weight.shape)}"
+                )
+        elif not 0 <= self.weight <= 1:
+            raise LinearBackpropError(f"Blend's weight must lie in [0, 1], got {self.weight}")
+
+    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
+        """(1 - weight) * first + weight * second."""
+        first = self.first.cotangent(g, a, f)
+        second = self.second.cotangent(g, a, f)
+        return (1 - self.weight) * first + self.weight * second
+
+    @property
+    def uses_pre_activation(self) -> bool:
+        """Whether either part reads a."""
+        return self.first.uses_pre_activation or self.second.uses_pre_activation
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Blend):
+            return NotImplemented
+        parts = (self.first, self.second, float(self.weight))
+        return parts == (other.first, other.second, float(other.weight))
+
+    def __hash__(self) -> int:
+        return hash((Blend, self.first, self.second))
+
+    def __repr__(self) -> str:
+        value = float(self.weight)
+        weight = f"torch.tensor({value})" if isinstance(self.weight, Tensor) else repr(value)
+        return f"Blend(first={self.first!r}, second={self.second!r}, weight={weight})"
