@@ -1,4 +1,4 @@
-"""What the library raises: each says what was wrong, what was given, and what to do."""
+"""The library's errors: each says what was wrong, what was given, and what to do."""
 
 
 class LinearBackpropError(ValueError):

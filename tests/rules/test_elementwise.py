@@ -22,7 +22,7 @@ by_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__n
 
 @dataclass(frozen=True)
 class Damped(lb.BackwardRule):
-    """The rule of `BackwardRule`'s docstring."""
+    """A user's own."""
 
     formula = "factor g"
     source = "an example"

@@ -82,7 +82,7 @@ class Form:
     """One callable by which an activation is reached.
 
     Attributes:
-        activation: What it computes; None for a function that is not in the catalogue.
+        activation: The activation it computes; None for a function that is not in the catalogue.
         out_of_place: The form that leaves its input alone; the callable itself unless it is in-place.
         always_in_place: True if it overwrites its input, as `torch.relu_` does.
         inplace_position: The place of its `inplace` argument, as in `F.relu(input, inplace)`; None without.

@@ -42,9 +42,9 @@ def convert(
     Args:
         model: Any module; one under `torch.compile`, DDP or FSDP2, too.
         rule: The backward rule.
-        where: Which modules' activations and layers: a glob on their paths ("features.*"), several of them, a
-            predicate of path and module, or `after(path)`; None for all. Inside a selected module, one that is
-            not selected keeps its true derivatives.
+        where: The modules whose activations and layers are to follow: a glob on their paths ("features.*"), several
+            of them, a predicate of path and module, or `after(path)`; None for all. Inside a selected module, one
+            that is not selected keeps its true derivatives.
         layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`, in modules and as functions;
             without one a layer keeps its true derivatives, or what an earlier conversion gave it. With any `rule`.
 
@@ -71,8 +71,8 @@ def convert(
         raise LinearBackpropError(
             f"convert puts {rule!r} on whole models; for a part of one, use lb.collapse(model, {rule!r}, where=...)"
         )
-    chosen = require_layers(layers)
-    found = _found(model, selector(where, model), chosen)
+    selects, chosen = selector(where, model), require_layers(layers)
+    found = _found(model, selects, chosen)
     report, patches = Report(rule, chosen, found), Patches(rule, chosen)
     try:
         _put_patches(patches, found, report.list_call)

@@ -32,6 +32,11 @@ def after(path: str) -> After:
 
     Args:
         path: A module's path as `named_modules` gives it, such as "features.23".
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Tanh())
+        >>> [site.path for site in lb.convert(model, where=lb.after("1")).changed]
+        ['3']
     """
     return After(path)
 

@@ -25,15 +25,23 @@ def vector_jacobian_product(f: Elementwise, a: Tensor, g: Tensor) -> Tensor:
 class Exact(BackwardRule):
     """Backprop: the true derivative, g * f'(a), run by PyTorch's own kernels.
 
-    At a kink it is PyTorch's choice of subgradient, listed a kink at a time in the catalogue.
+    At a kink it is PyTorch's choice of subgradient, listed per kink in the catalogue.
     Source: Yazdani (2018), Algorithm 1.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
+        >>> with lb.backward_rule(lb.Linear()):
+        ...     with lb.backward_rule(lb.Exact()):  # Backprop again, inside
+        ...         x.relu().sum().backward()
+        >>> x.grad
+        tensor([0., 1.])
     """
 
     formula = "g * f'(a)"
     source = "Backprop; Yazdani (2018), Algorithm 1"
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
-        """G * f'(a)."""
+        """g * f'(a)."""
         return vector_jacobian_product(f, a, g)
 
 
@@ -43,13 +51,19 @@ class Linear(BackwardRule):
 
     Saves nothing for the backward pass and runs no backward kernel. The same everywhere: at kinks,
     infinities and NaN the cotangent is g. Source: Yazdani (2018), title, abstract and prose.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
+        >>> lb.with_rule(torch.relu, lb.Linear())(x).sum().backward()
+        >>> x.grad
+        tensor([1., 1.])
     """
 
     formula = "g"
     source = "Linear Backprop; Yazdani (2018), as described in the text"
 
-    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
-        """G itself."""
+    def cotangent(self, g: Tensor, a: Tensor | None, f: Elementwise | None) -> Tensor:
+        """g itself."""
         return g
 
     @property
@@ -64,13 +78,19 @@ class PreActivation(BackwardRule):
 
     At a = +-inf the cotangent is +-inf (NaN where g = 0); NaN at NaN.
     Source: Yazdani (2018), Algorithm 2, the line g <- g * a^(k).
+
+    Example:
+        >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
+        >>> lb.with_rule(torch.relu, lb.PreActivation())(x).sum().backward()
+        >>> x.grad
+        tensor([-2.,  2.])
     """
 
     formula = "g * a"
     source = "Yazdani (2018), Algorithm 2 as printed"
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
-        """G * a."""
+        """g * a."""
         return g * a
 
 
@@ -83,6 +103,12 @@ class Clipped(BackwardRule):
 
     Raises:
         LinearBackpropError: low is not below high.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 0.5, 2.0], requires_grad=True)
+        >>> lb.with_rule(torch.sign, lb.Clipped())(x).sum().backward()
+        >>> x.grad
+        tensor([0., 1., 0.])
     """
 
     formula = "g if low <= a <= high else 0"
@@ -98,7 +124,7 @@ class Clipped(BackwardRule):
             )
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
-        """G where low <= a <= high, else 0."""
+        """g where low <= a <= high, else 0."""
         return torch.where((a >= self.low) & (a <= self.high), g, 0.0)
 
 
@@ -116,6 +142,12 @@ class Surrogate(BackwardRule):
 
     Raises:
         LinearBackpropError: The name is not in the catalogue, or `function` cannot be called.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
+        >>> lb.with_rule(torch.relu, lb.Surrogate("sigmoid"))(x).sum().backward()
+        >>> x.grad
+        tensor([0.1050, 0.1050])
     """
 
     formula = "g * function'(a)"
@@ -132,7 +164,7 @@ class Surrogate(BackwardRule):
             raise LinearBackpropError(f"Surrogate needs a function or an activation's name, got {self.function!r}")
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
-        """G * function'(a)."""
+        """g * function'(a)."""
         function = activation_named(self.function).function if isinstance(self.function, str) else self.function
         return vector_jacobian_product(function, a, g)
 
@@ -144,7 +176,7 @@ class Surrogate(BackwardRule):
 
 @dataclass(frozen=True)
 class MeanLinear(BackwardRule):
-    """g times the mean of f'(a) over the batch, a unit at a time: the best linear map of its kind.
+    """g times the mean of f'(a) over the batch, per unit: the best linear map of its kind.
 
     Best in the sense of least squares over the batch, among the diagonal maps that are the same for every
     sample. The mean is over all dimensions but `units`: over the samples, and in convolutions over the
@@ -158,15 +190,21 @@ class MeanLinear(BackwardRule):
 
     Raises:
         LinearBackpropError: At the backward pass: a has no such dimension, or no other to take the mean over.
+
+    Example:
+        >>> x = torch.tensor([[-2.0], [2.0]], requires_grad=True)  # two samples of one unit
+        >>> lb.with_rule(torch.relu, lb.MeanLinear())(x).sum().backward()
+        >>> x.grad.tolist()
+        [[0.5], [0.5]]
     """
 
-    formula = "g * mean of f'(a) over the batch, a unit at a time"
+    formula = "g * mean of f'(a) over the batch, per unit"
     source = "the sample-independent map nearest to Backprop's"
 
     units: int = 1
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
-        """G times the mean slope of each unit."""
+        """g times the mean slope of each unit."""
         return g * self.slope(a, f)
 
     def slope(self, a: Tensor, f: Elementwise) -> Tensor:
@@ -195,6 +233,13 @@ class Blend(BackwardRule):
     Raises:
         LinearBackpropError: The weight is a number outside [0, 1] or a tensor of more than one value,
             or a part is not a rule.
+
+    Example:
+        >>> weight = torch.tensor(0.0)
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> conversion = lb.convert(model, lb.Blend(lb.Linear(), lb.Exact(), weight))
+        >>> weight.fill_(0.5)  # halfway to Backprop
+        tensor(0.5000)
     """
 
     formula = "(1 - weight) * first + weight * second"
@@ -223,7 +268,7 @@ class Blend(BackwardRule):
 
     @property
     def uses_pre_activation(self) -> bool:
-        """Whether either part reads a."""
+        """True if either part reads a."""
         return self.first.uses_pre_activation or self.second.uses_pre_activation
 
     def __eq__(self, other: object) -> bool:

@@ -49,6 +49,13 @@ class AveragedMaximum(LayerRule):
     window with no position inside, which dilation can make, sends nothing. Adaptive max pooling has the backward
     pass of adaptive average pooling. Where indices are returned they are the maximum's, as before; only
     the values follow the rule. The same at ties, infinities and NaN. Source: as for `Linear`.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 3.0, 2.0, 5.0]], requires_grad=True)
+        >>> with lb.backward_rule(layers=[lb.AveragedMaximum()]):
+        ...     F.max_pool1d(x, 2).sum().backward()
+        >>> x.grad
+        tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
     """
 
     formula = "g / n to each of the n positions of a window, as in average pooling"
@@ -87,6 +94,13 @@ class ConstantStatistics(LayerRule):
     gradients. Running statistics are updated as before. In eval mode batch normalization is affine as it is and is
     left as it is. Across processes `nn.SyncBatchNorm` runs a backward pass of its own, and keeps it. Source: as for
     `Linear`.
+
+    Example:
+        >>> x = torch.tensor([[-2.0], [2.0]], requires_grad=True)
+        >>> with lb.backward_rule(layers=[lb.ConstantStatistics()]):
+        ...     F.batch_norm(x, None, None, training=True).sum().backward()
+        >>> x.grad.tolist()  # 1 / sqrt(4 + 1e-5); Backprop's are 0
+        [[0.49999937415122986], [0.49999937415122986]]
     """
 
     formula = "g * weight / sqrt(var + eps)"
@@ -148,6 +162,13 @@ class StraightThroughDropout(LayerRule):
 
     Alpha dropout and dropout of whole channels likewise. Inactive dropout is the identity and is left as it is.
     Source: as for `Linear`.
+
+    Example:
+        >>> x = torch.zeros(3, requires_grad=True)
+        >>> with lb.backward_rule(layers=[lb.StraightThroughDropout()]):
+        ...     F.dropout(x, 0.5).sum().backward()
+        >>> x.grad
+        tensor([1., 1., 1.])
     """
 
     formula = "g"

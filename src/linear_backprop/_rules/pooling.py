@@ -25,12 +25,12 @@ class Windows:
     """The windows of a max pooling.
 
     Attributes:
-        dims: How many dimensions count positions, the last ones: 1, 2 or 3.
+        dims: The number of dimensions that count positions, the last ones: 1, 2 or 3.
         kernel_size: As in max pooling, like all that follow; one number stands for all dimensions.
         stride: None or () for the kernel's size.
         padding: On both sides.
         dilation: Between a window's positions.
-        ceil_mode: Whether a last window may reach beyond the padding.
+        ceil_mode: True if a last window may reach beyond the padding.
     """
 
     dims: int
@@ -41,7 +41,7 @@ class Windows:
     ceil_mode: bool
 
     def have_a_kernel(self, a: Tensor) -> bool:
-        """Whether PyTorch has average pooling for them."""
+        """True if PyTorch has average pooling for them."""
         if any(gap != 1 for gap in self._each(self.dilation)):
             return False
         if self.dims < 3:
@@ -92,7 +92,7 @@ class AdaptiveWindows:
     """The windows of an adaptive max pooling.
 
     Attributes:
-        dims: How many dimensions count positions, the last ones: 1, 2 or 3.
+        dims: The number of dimensions that count positions, the last ones: 1, 2 or 3.
         output_size: As in adaptive max pooling.
     """
 

@@ -34,15 +34,16 @@ class BackwardRule(abc.ABC):
     """The cotangent that goes to the pre-activation a when the activation h = f(a) receives g.
 
     To write one's own, subclass as a frozen dataclass and give `cotangent`. It then works wherever the library's own
-    do, `rule_from_name("damped")` included.
+    do, `rule_from_name("scaled")` included.
 
     Attributes:
         formula: The cotangent of a, for tables.
         source: The paper it is from.
 
     Example:
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
-        ... class Damped(lb.BackwardRule):
+        ... class Scaled(lb.BackwardRule):
         ...     formula = "factor g"
         ...     source = "an example"
         ...     factor: float = 0.5
@@ -50,7 +51,7 @@ class BackwardRule(abc.ABC):
         ...     def cotangent(self, g, a, f):
         ...         return self.factor * g
         >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
-        >>> lb.with_rule(torch.relu, Damped())(x).sum().backward()
+        >>> lb.with_rule(torch.relu, Scaled())(x).sum().backward()
         >>> x.grad
         tensor([0.5000, 0.5000])
     """
@@ -132,6 +133,7 @@ class LayerRule(abc.ABC):
         reproduces_forward: True if the map's values are the layer's own, up to rounding.
 
     Example:
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class StraightThroughSoftmax(lb.LayerRule):
         ...     formula = "g"

@@ -1,4 +1,4 @@
-"""How far a rule's gradient points the way the true gradient does."""
+"""The agreement of a rule's gradient with the true one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .._rules.rule import BackwardRule
 
 @dataclass(frozen=True)
 class Alignment:
-    """The cosine between two gradients of the same loss, and how long one is against the other.
+    """The cosine between two gradients of the same loss, and the ratio of their lengths.
 
     Attributes:
         cosine: <u, v> / (|u| |v|), over all parameters together; u is the rule's gradient and v Backprop's.
-        by_parameter: The same, a parameter at a time, by the parameter's name. NaN where either is zero.
+        by_parameter: The same per parameter, by the parameter's name. NaN where either is zero.
         norm_ratio: |u| / |v|.
-        norms: (|u|, |v|), a parameter at a time, by the parameter's name.
+        norms: (|u|, |v|) per parameter, by the parameter's name.
     """
 
     cosine: float

@@ -1,4 +1,4 @@
-"""How much of every activation layer is saturated: where its derivative is close to zero."""
+"""The share of every activation layer that is saturated: its derivative is close to zero."""
 
 from __future__ import annotations
 
