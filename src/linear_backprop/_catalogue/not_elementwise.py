@@ -165,8 +165,12 @@ TABLE: tuple[NotElementwise, ...] = (
     NotElementwise(
         functions=_with_indices(*_in_dimensions("max_pool", 1, 2, 3), *_in_dimensions("adaptive_max_pool", 1, 2, 3)),
         modules=(
-            *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-            *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+            nn.MaxPool1d,
+            nn.MaxPool2d,
+            nn.MaxPool3d,
+            nn.AdaptiveMaxPool1d,
+            nn.AdaptiveMaxPool2d,
+            nn.AdaptiveMaxPool3d,
         ),
         in_conversion=None,
         in_collapse=Advice(_TAKES_A_MAXIMUM, f"{_LINEAR_RULE}, {_INSTEAD_OF_MAXIMUM}"),

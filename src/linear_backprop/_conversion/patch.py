@@ -110,7 +110,7 @@ class Patch:
             return self.run_untouched(*args, **kwargs)
         if isinstance(self.rule, ModelRule):  # which the model's own patch runs
             return self._run_as_a_part(*args, **kwargs)
-        with RuleMode(self.rule, self.layers, self.observe, self.patches.layers):
+        with RuleMode(self.rule, self.layers, observe=self.observe, withheld=self.patches.layers):
             return self.run_untouched(*args, **kwargs)
 
     def run_untouched(self, *args: Any, **kwargs: Any) -> Any:

@@ -72,9 +72,12 @@ class Report:
 
     def list_call(self, path: str, selected: bool, function: Function) -> None:
         """List a function that the `forward` of the module at `path` calls, if it is a non-linearity."""
+        what = f"{function.__name__} (called)"
+        if (path, what) in self._sites:  # as it is in every forward pass but the first
+            return
         classified = classify_function(function, self.layers)
         if classified.kind is not Kind.PLAIN:
-            self._add(path, f"{function.__name__} (called)", classified, selected)
+            self._add(path, what, classified, selected)
 
     def require_a_change(self, subject: str, model: nn.Module) -> None:
         """Raise if the conversion changed nothing.
@@ -96,7 +99,7 @@ class Report:
     def _add(self, path: str, what: str, classified: Classified, selected: bool) -> None:
         reason = classified.reason or ("" if selected else NOT_SELECTED)
         rule = None if reason else classified.rule or self.rule
-        self._sites.setdefault((path, what), Site(path, what, not reason, reason, rule))
+        self._sites[path, what] = Site(path, what, changed=not reason, reason=reason, rule=rule)
 
 
 class Conversion:

@@ -38,7 +38,7 @@ class ModelRulePatch(OuterPatch):
         if not torch.is_grad_enabled():
             return self.run_untouched(*args, **kwargs)
         assert isinstance(self.rule, ModelRule)
-        return self.rule.run(self._observed, self.module, args, kwargs, self.layers)
+        return self.rule.run(self._observed, self.module, args=args, kwargs=kwargs, layers=self.layers)
 
     def _observed(self, *args: Any, **kwargs: Any) -> Any:
         with Observing(self.patches.observe):

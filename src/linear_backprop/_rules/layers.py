@@ -24,7 +24,11 @@ from .rule import Arguments, LayerRule
 _WINDOW_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 _WINDOWS: Arguments = {
     "input": None,
-    **dict(zip(_WINDOW_ARGUMENTS, (None, None, 0, 1, False), strict=True)),
+    "kernel_size": None,
+    "stride": None,
+    "padding": 0,
+    "dilation": 1,
+    "ceil_mode": False,
     "return_indices": False,
 }
 _SIZES: Arguments = {"input": None, "output_size": None, "return_indices": False}
@@ -61,8 +65,12 @@ class AveragedMaximum(LayerRule):
     formula = "g / n to each of the n positions of a window, as in average pooling"
     source = "Linear Backprop, for max pooling"
     modules = (
-        *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-        *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+        nn.MaxPool1d,
+        nn.MaxPool2d,
+        nn.MaxPool3d,
+        nn.AdaptiveMaxPool1d,
+        nn.AdaptiveMaxPool2d,
+        nn.AdaptiveMaxPool3d,
     )
     arguments: ClassVar[dict[Function, Arguments]] = {
         **_pooling("max_pool{}d", _WINDOWS),
@@ -108,8 +116,14 @@ class ConstantStatistics(LayerRule):
     modules = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     arguments: ClassVar[dict[Function, Arguments]] = {
         F.batch_norm: {
-            **dict.fromkeys(("input", "running_mean", "running_var", "weight", "bias")),
-            **{"training": False, "momentum": 0.1, "eps": 1e-5},
+            "input": None,
+            "running_mean": None,
+            "running_var": None,
+            "weight": None,
+            "bias": None,
+            "training": False,
+            "momentum": 0.1,
+            "eps": 1e-5,
         },
         torch.batch_norm: dict.fromkeys(
             ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
