@@ -1,53 +1,317 @@
-"""What a collapsed model may consist of between its activations, and how samples are combined."""
+"""The proof that one operation is affine in each sample, with coefficients that are the same for all.
+
+The operation alone is run on random values of its own shapes: at samples z and at mixtures W z of them, with rows of
+W that sum to one. It is affine in each sample if f(W z) = W f(z) for random z and W, and its backward pass is that of
+an affine map if it is the same at two random z. What else it reads (parameters, constants) is random, too, so that
+nothing holds because a factor happens to be zero today. All this in float64 where the operation allows it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from .._catalogue.not_elementwise import is_affine_in_this_mode, row_of
-from .._conversion.where import Predicate
-from .._errors import CollapseError
-from .._rules.rule import LayerRule
+from .graph import name_of, run_node, tensors_of
+from .layout import Form, Layout, candidates, of_positions
+from .trace import SIZES, Trace
+
+Operation = Callable[[Mapping[fx.Node, Any]], Any]
+Values = dict[fx.Node, Any]
+
+_TOLERANCE = {torch.float64: 1e-9, torch.complex128: 1e-9, torch.float32: 1e-4, torch.complex64: 1e-4}
+_ROUGH = 5e-2  # bfloat16 and float16
+
+_NOT_AFFINE = "it is not affine in each sample"
 
 
-def refuse_what_is_not_affine(model: nn.Module, selects: Predicate | None, layers: Sequence[LayerRule]) -> None:
-    """Refuse every module of PyTorch's own whose backward pass depends on the sample.
+def _as_drawn(z: Tensor) -> Tensor:
+    return z
+
+
+def _of_many_sizes(z: Tensor) -> Tensor:
+    return z * 10 ** (6 * torch.rand(z.shape, generator=torch.Generator().manual_seed(0), dtype=z.dtype) - 3)
+
+
+def _large(z: Tensor) -> Tensor:
+    return z * 1e9
+
+
+# A kink may lie far from zero, or two pieces meet where a sample is small.
+_SCALES: tuple[Callable[[Tensor], Tensor], ...] = (_as_drawn, _of_many_sizes, _large)
+
+
+class Proof:
+    """Proves operations of a traced graph, in its order, and knows where their results keep their samples.
 
     Args:
-        model: The model.
-        selects: Which modules are to be collapsed; None for all.
-        layers: Rules for layers; what they govern is not refused.
+        trace: The trace.
+        positions: The sizes of a sample's positions, where every position counts as a sample; () where none does.
 
-    Raises:
-        CollapseError: Names the module's path, why, and what to do.
+    Attributes:
+        layouts: By node, where each of its tensors keeps its samples; None for one that holds none.
+        alike: The nodes whose values are the same for every sample, whatever the samples are.
     """
-    governed = tuple(module for layer in layers for module in layer.modules)
-    for path, module in model.named_modules():
-        if isinstance(module, governed) or (selects is not None and not selects(path, module)):
-            continue
-        row = row_of(module)
-        if row is not None and not is_affine_in_this_mode(module):
-            what = f"{type(module).__name__} at {path or 'the model'!r}"
-            reason, remedy = row.in_collapse.reason, row.in_collapse.remedy
-            raise CollapseError(f"{what} cannot be collapsed: {reason}. {remedy[0].upper()}{remedy[1:]}")
+
+    def __init__(self, trace: Trace, positions: tuple[int, ...] = ()) -> None:
+        self.trace, self.positions = trace, positions
+        self.layouts: dict[fx.Node, list[Layout | None]] = {}
+        self.alike: set[fx.Node] = set()
+        count = torch.Size(positions).numel()
+        weights = torch.randn(
+            *(SIZES[1] * count, SIZES[0] * count), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        self._weights = weights + (1 - weights.sum(1, keepdim=True)) / weights.shape[1]
+
+    def place(self, node: fx.Node, like: fx.Node | None = None) -> str:
+        """Note where a node keeps its samples, by its shapes or as another does; the fault if nowhere."""
+        known = self.layouts[like][0] if like is not None else None
+        found = [self._options(first, second) for first, second in self.pairs(node)]
+        if not all(found):
+            return "it does not keep the samples apart"
+        self.layouts[node] = [known if known in options else options[0] for options in found]
+        return ""
+
+    def fault(self, node: fx.Node, operation: Operation | None = None) -> str:
+        """Why an operation is not affine in each sample; empty if it is, and then its layouts are known.
+
+        Args:
+            node: Its node.
+            operation: What to run in its place, given the values that it reads.
+        """
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return "it has a backward pass of its own, or runs code that depends on the sample"
+        run = operation or (lambda values: run_node(node, values, self.trace.module))
+        for dtype in (torch.float64, None):  # some operations exist in the model's own precision alone
+            try:
+                return _Attempt(self, node, run, dtype).fault()
+            except Exception as error:
+                failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
+        return f"it cannot be run by itself ({failure})"
+
+    def pairs(self, node: fx.Node) -> list[tuple[Tensor, Tensor]]:
+        first, second = map(tensors_of, self.trace.values[node])
+        return list(zip(first, second, strict=True))
+
+    def _options(self, first: Tensor, second: Tensor) -> list[Layout]:
+        """The layouts that the shapes of a tensor in the two runs allow."""
+        if not self.positions:
+            return list(candidates(first.shape, second.shape, SIZES))
+        found = [of_positions(t.shape, size, self.positions) for t, size in zip((first, second), SIZES, strict=True)]
+        return [found[0]] if found[0] is not None and found[0] == found[1] else []
+
+    def fitting(self, first: Tensor, second: Tensor) -> list[Layout | None]:
+        """The layouts under which `second` is the mixture of `first`; [None] if both are one constant."""
+        options = self._options(first, second)
+        if options:
+            return [layout for layout in options if _close(second, self.mix(layout, first, second), first)]
+        return [None] if first.shape == second.shape and _close(second, first, first) else []
+
+    def mix(self, layout: Layout, z: Tensor, like: Tensor) -> Tensor:
+        """Mixtures of samples, in the shape of `like`."""
+        rows = layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
+        mixed = self._weights.to(rows) @ rows
+        return layout.like(mixed if _is_inexact(z) else mixed.round(), Form(like.shape, z.dtype, False))
 
 
-def mix(weights: Tensor, z: Tensor, leading: int) -> Tensor:
-    """Combine samples: weights @ z over z's `leading` sample dimensions.
+@dataclass
+class _Attempt:
+    """One operation, run in one precision; None for the model's own."""
 
-    Args:
-        weights: Shape (rows, samples).
-        z: Shape (*samples, *features), any layout in memory; channels_last is kept.
-        leading: How many dimensions count samples.
+    proof: Proof
+    node: fx.Node
+    run: Operation
+    dtype: torch.dtype | None
 
-    Returns:
-        Shape (rows, 1, ..., 1, *features), with `leading` dimensions before the features; z's dtype.
-    """
-    last = z.dim() == 4 and leading == 1 and z.is_contiguous(memory_format=torch.channels_last)
-    z = z.permute(0, 2, 3, 1) if last else z
-    flat = z.reshape(z.shape[:leading].numel(), -1)
-    mixed = (weights.to(z.dtype) @ flat).view(len(weights), *(1,) * (leading - 1), *z.shape[leading:])
-    return mixed.permute(0, 3, 1, 2) if last else mixed
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        trace = self.proof.trace
+        self.samples = [arg for arg in self.node.all_input_nodes if arg in trace.carries]
+        self.varied = [arg for arg in self.samples if arg not in self.proof.alike]
+        self.values = {arg: trace.values[arg] for arg in self.node.all_input_nodes}
+        self.others: dict[fx.Node, tuple[Any, Any]] = {}
+        for arg, (first, second) in self.values.items():
+            if arg not in trace.carries:
+                constants = self._constants(first)
+                self.others[arg] = (constants, constants) if first is second else (first, second)
+
+    def fault(self) -> str:
+        """Why it is not affine; empty if it is."""
+        if any(not _is_inexact(t) for arg in self.varied for t in tensors_of(self.values[arg])):
+            return "it reads integers of the samples, indices or a mask, which cannot be combined"
+        shapes = [first.shape for first, _ in self.proof.pairs(self.node)]
+        devices = {t.device for pair in self.values.values() for t in tensors_of(pair) if t.is_cuda}
+        chosen: list[Layout | None] | None = None
+        with torch.random.fork_rng(list(devices)):
+            for scale in _SCALES:
+                before = _random_state(devices)
+                with torch.no_grad():
+                    (first, written), (second, _) = self._results(0, scale), self._results(1, scale)
+                if before != _random_state(devices):
+                    return "it is random, and draws other numbers for every sample"
+                if [t.shape for t in first[: len(shapes)]] != shapes:
+                    return "its shapes depend on the values"
+                if scale is _large and any(t.dtype == torch.float16 for t in first):
+                    continue
+                found = self._fitting(first, second, written)
+                if not found or (chosen is not None and found != chosen):
+                    return _NOT_AFFINE
+                chosen = found
+            if not self._has_one_backward_pass():
+                return "its backward pass depends on the sample"
+        assert chosen is not None
+        self.proof.layouts[self.node] = chosen[: len(shapes)]
+        self._note_what_is_alike()
+        return ""
+
+    def _note_what_is_alike(self) -> None:
+        trace, alike = self.proof.trace, self.proof.alike
+        if not self.varied or _is_constructor(self.node):
+            alike.add(self.node)
+        else:
+            written = trace.overwrites.get(self.node, set[int]())
+            alike.difference_update([node for node in alike if trace.storages(node) & written])
+
+    def _fitting(self, first: list[Tensor], second: list[Tensor], written: list[Layout | None]) -> list[Layout | None]:
+        """A layout for each result; none at all if one of them has none."""
+        chosen: list[Layout | None] = []
+        for index, (a, b) in enumerate(zip(first, second, strict=True)):
+            if not _is_inexact(a) and self.varied and not _is_constructor(self.node):
+                return []
+            options = self.proof.fitting(a, b)
+            own = index - (len(first) - len(written))
+            if own >= 0:  # what it overwrites keeps its samples where they are
+                options = [layout for layout in options if layout == written[own]]
+            if not options:
+                return []
+            chosen.append(options[0])
+        return chosen or [None]
+
+    def _results(self, which: int, scale: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], list[Layout | None]]:
+        """What the operation makes of random samples, then of their mixtures; and what it overwrites of them."""
+        state = self.generator.get_state()
+        drawn = {arg: self._drawn(arg, scale)[which] for arg in self.samples}
+        self.generator.set_state(state)
+        return self._ran(which, drawn)
+
+    def _ran(self, which: int, samples: Values) -> tuple[list[Tensor], list[Layout | None]]:
+        others = {arg: _copied(pair[which]) for arg, pair in self.others.items()}
+        placed = [
+            (t, layout)
+            for arg in self.samples
+            for t, layout in zip(tensors_of(samples[arg]), self.proof.layouts[arg], strict=True)
+        ]
+        versions = [t._version for t, _ in placed]
+        returned = tensors_of(self.run({**samples, **others}))
+        written = [each for each, version in zip(placed, versions, strict=True) if each[0]._version != version]
+        extra = [(t, layout) for t, layout in written if all(t is not other for other in returned)]
+        return returned + [t for t, _ in extra], [layout for _, layout in extra]
+
+    def _has_one_backward_pass(self) -> bool:
+        found: list[Sequence[Tensor | None]] = []
+        for scale in _SCALES[:2]:
+            leaves: list[Tensor] = []
+
+            def begun(t: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
+                if not _is_inexact(t):
+                    return t
+                leaves.append(t.requires_grad_())
+                return t * 1
+
+            with torch.enable_grad():
+                drawn = {arg: tree_map_only(Tensor, begun, self._drawn(arg, scale)[0]) for arg in self.samples}
+                results = [t for t in self._ran(0, drawn)[0] if t.requires_grad]
+            if not results or not leaves:
+                return True
+            fixed = torch.Generator().manual_seed(1)
+            cotangents = [torch.randn(t.shape, generator=fixed, dtype=torch.float64).to(t) for t in results]
+            found.append(torch.autograd.grad(results, leaves, cotangents, allow_unused=True))
+        return all(a is b if a is None or b is None else _close(a, b, b) for a, b in zip(*found, strict=True))
+
+    def _drawn(self, arg: fx.Node, scale: Callable[[Tensor], Tensor]) -> tuple[Any, Any]:
+        """Random samples in place of a node's, and mixtures of them."""
+        (first, structure), (second, other) = map(tree_flatten, self.values[arg])
+        layouts = iter(self.proof.layouts[arg])
+        pairs = [
+            self._pair(a, b, next(layouts), scale, arg in self.proof.alike) if isinstance(a, Tensor) else (a, b)
+            for a, b in zip(first, second, strict=True)
+        ]
+        return tree_unflatten([a for a, _ in pairs], structure), tree_unflatten([b for _, b in pairs], other)
+
+    def _pair(
+        self, first: Tensor, second: Tensor, layout: Layout | None, scale: Callable[[Tensor], Tensor], alike: bool
+    ) -> tuple[Tensor, Tensor]:
+        if not _is_inexact(first) or not first.numel():
+            return first.detach().clone(), second.detach().clone()
+        if layout is None:
+            constant = self._constant(first)
+            return constant, constant.clone()
+        drawn = torch.randn(first.shape, generator=self.generator, dtype=torch.float64)
+        drawn = scale(drawn)
+        if first.is_complex():
+            drawn = torch.complex(drawn, scale(torch.randn(first.shape, generator=self.generator, dtype=torch.float64)))
+        if alike:
+            rows = layout.rows(drawn)
+            drawn = layout.like(rows[:1].expand(rows.shape).contiguous(), Form.of(drawn))
+        drawn = _strided(drawn.to(first.device, self._precision(first)), first)
+        return drawn, _strided(self.proof.mix(layout, drawn, second), second)
+
+    def _constants(self, value: Any) -> Any:
+        return tree_map_only(Tensor, self._constant, value)
+
+    def _constant(self, t: Tensor) -> Tensor:
+        """Other values in place of a parameter's or constant's: positive, as variances must be."""
+        if not _is_inexact(t):
+            return t.detach().clone()
+        drawn = torch.rand(t.shape, generator=self.generator, dtype=torch.float64) + 0.5
+        return _strided(drawn.to(t.device, self._precision(t)), t)
+
+    def _precision(self, t: Tensor) -> torch.dtype:
+        if self.dtype is None or not _is_inexact(t):
+            return t.dtype
+        return torch.complex128 if t.is_complex() else self.dtype
+
+
+def _is_constructor(node: fx.Node) -> bool:
+    """Whether an operation reads nothing of its tensors but their shapes: `x.new_zeros(...)`, `torch.ones_like(x)`."""
+    name = name_of(node)
+    return name.startswith("new_") or (name.endswith("_like") and not name.startswith("rand"))
+
+
+def _is_inexact(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
+
+
+def _copied(value: Any) -> Any:
+    return tree_map_only(Tensor, lambda t: t.detach().clone(), value)
+
+
+def _random_state(devices: set[torch.device]) -> list[list[int]]:
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    return [state.tolist() for state in states]
+
+
+def _strided(values: Tensor, like: Tensor) -> Tensor:
+    """The values with the strides of another tensor of their shape; entries that it has once are there once."""
+    sizes = [1 if stride == 0 else length for length, stride in zip(like.shape, like.stride(), strict=True)]
+    once = values[tuple(slice(0, size) for size in sizes)]
+    try:
+        made = torch.empty_strided(sizes, like.stride(), dtype=values.dtype, device=values.device)
+        return made.copy_(once).expand(like.shape)
+    except RuntimeError:  # entries overlap otherwise
+        return values
+
+
+def _close(a: Tensor, b: Tensor, scale: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    if not _is_inexact(a):
+        return torch.equal(a, b)
+    if not a.numel():
+        return True
+    largest = max(b.abs().max().item(), scale.abs().max().item() if scale.numel() else 0.0, 1e-30)
+    return bool((a - b).abs().max().item() <= _TOLERANCE.get(a.dtype, _ROUGH) * largest)

@@ -13,26 +13,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .._call import Call
-from .._conversion.run_call import run_activation, run_layer_with_constants
-from .._errors import LinearBackpropError
+from .._errors import CollapseError, LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.rule import BackwardRule, LayerRule, ModelRule
-from .._torch import graph_is_kept
-from .aggregates import mean_slopes, spread
-from .boundary import Boundary, Seam
-from .parts import begin, gradients, separate
-from .replay import Emitter, Recorded, Run, autocast_as_now, undisturbed
+from .._torch import Function
+from .capture import Call, Captured, Runner
+from .cutting import Cut, Cutter, begin, gradients, separate
+from .graph import Places, computes, function_of, outputs_of
+from .maps import Maps
+from .plan import cut_piece, nonlinearities_in
 from .workers import averaged
 
 
@@ -51,6 +49,7 @@ class LocallyExact(ModelRule):
     Raises:
         LinearBackpropError: The chain is another rule; or the rule was given to something else than `convert` or
             `collapse`, at the backward pass.
+        CollapseError: At the call: the model's graph cannot be captured.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
@@ -67,298 +66,239 @@ class LocallyExact(ModelRule):
         if not isinstance(self.chain, Linear | MeanLinear):
             raise LinearBackpropError(f"LocallyExact's chain must be Linear() or MeanLinear(), got {self.chain!r}")
 
-    def run(
+    def bind(
         self,
-        forward: Callable[..., Any],
         model: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        forward: Callable[..., Any],
         layers: Sequence[LayerRule],
-    ) -> Any:
-        """The model's output, its graph cut at every activation."""
-        return run_locally(forward, model, self, args, kwargs, layers)
+        observe: Callable[[str, Function], None],
+    ) -> Callable[..., Any]:
+        """The forward pass, its captured graph cut at every activation, the batch itself sent down the chain."""
+        return Captured(forward, partial(_prepare, self, model, tuple(layers), observe), samples=False)
 
 
-_Add = Callable[[Sequence[Tensor], Sequence[Tensor | None]], None]
-
-
-@dataclass
-class _Cut:
-    """One activation of a forward pass, but for its values.
-
-    Attributes:
-        a: The pre-activation's edge in the graph of the affine part below it; None if that takes no gradient.
-        start: Where the graph of the activation itself begins.
-        own: h, in the graph of the activation itself.
-        h: Where the graph of what follows begins; None where only the C unit vectors are sent down.
-        like: h's shape and dtype.
-        parameters: What f depends on besides a, such as PReLU's weight.
-        position: Which of the non-linearities that emit something it is.
-    """
-
-    a: GradientEdge | None
-    start: GradientEdge
-    own: GradientEdge
-    h: GradientEdge | None
-    like: Tensor
-    parameters: list[Tensor]
-    position: int
-
-
-class _Cutter(Run):
-    """Runs the model as it is, its graph cut at every activation above the boundary.
-
-    Args:
-        rule: The rule.
-        layers: Rules for layers.
-        seam: Where the upper part begins.
-        chained: Whether the batch is to be sent down the chain, so that every h must take a cotangent.
-    """
-
-    def __init__(self, rule: LocallyExact, layers: Sequence[LayerRule], seam: Seam, chained: bool) -> None:
-        super().__init__(Boundary(seam, grad_below=True, grad_above=True), layers)
-        self.rule = rule
-        self.chained = chained
-        self.cuts: list[_Cut] = []
-        self.seen: list[Recorded] = []
-        self.shapes: list[torch.Size] = []
-
-    def layer(self, call: Call, rule: LayerRule) -> Any:
-        """Run it under its rule."""
-        result, constants = run_layer_with_constants(call, rule)
-        self._note(Recorded(call.name, not rule.reproduces_forward, constants), result)
-        return result
-
-    def activation(self, call: Call) -> Tensor:
-        """Cut the graph there."""
-        h: Tensor = run_activation(call, self.rule, self.cut)
-        if h is call.input:  # written in place, and so with the graph below it
-            h.detach_().requires_grad_(self.chained)
-            self.cuts[-1].h = get_gradient_edge(h) if self.chained else None
-        return h
-
-    def cut(self, f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
-        """The activation's value, without the graph below it."""
-        begun, start = begin(a)
-        own = f(begun, *parameters)
-        slope = None
-        if isinstance(self.rule.chain, MeanLinear):
-            (derivatives,) = gradients([own], [start], [torch.ones_like(own)], keep=True)
-            slope = self.rule.chain.mean(torch.zeros_like(own) if derivatives is None else derivatives)
-        h, edge = begin(own) if self.chained else (own.detach(), None)
-        self.cuts.append(
-            _Cut(
-                a=get_gradient_edge(a) if a.requires_grad else None,
-                start=start,
-                own=get_gradient_edge(own),
-                h=edge,
-                like=own.detach().to("meta"),
-                parameters=[p for p in parameters if p.requires_grad],
-                position=len(self.shapes),
-            )
-        )
-        self._note(Recorded(getattr(f, "__name__", "an activation"), slope=slope), h)
-        return h
-
-    def _note(self, recorded: Recorded, result: Tensor) -> None:
-        self.seen.append(recorded)
-        if recorded.emits:
-            self.shapes.append(result.shape)
-
-
-def run_locally(
-    forward: Callable[..., Any],
-    model: nn.Module,
+def _prepare(
     rule: LocallyExact,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    layers: Sequence[LayerRule],
-    seam: Seam = Seam(),  # noqa: B008
-    chained: bool = True,
-    process_group: dist.ProcessGroup | None = None,
-) -> Any:
-    """The model's output; its backward pass is the rule's.
+    model: nn.Module,
+    layers: tuple[LayerRule, ...],
+    observe: Callable[[str, Function], None],
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    call: Call,
+) -> Runner:
+    nodes, places = list(module.graph.nodes), Places(model)
+    for node in nodes:
+        if computes(node):
+            observe(places.path(node), function_of(node))
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    piece = cut_piece(
+        module,
+        placeholders,
+        {node for node in nodes if computes(node)},
+        list(dict.fromkeys(outputs_of(module.graph))),
+        list(nonlinearities_in(module.graph, layers)),
+    )
+    returned = outputs_of(module.graph)
+
+    def run(call: Call, inputs: Sequence[Any]) -> Sequence[Any]:
+        made = run_cut(
+            piece.module, inputs, Cutter(rule, rule.chain, chained=True), [id(x) in call.tensors for x in inputs]
+        )  # pyright: ignore
+        values = dict(zip(piece.outputs, made, strict=True))
+        return [values[node] for node in returned]
+
+    return run
+
+
+def run_cut(
+    module: Callable[..., Sequence[Any]],
+    inputs: Sequence[Any],
+    cutter: Cutter,
+    is_argument: Sequence[bool],
+    maps: Maps | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> list[Any]:
+    """What a graph returns; its backward pass is the rule's.
 
     Args:
-        forward: Runs the model on `args` and `kwargs`.
-        model: The model.
-        rule: The rule.
-        args: Of any kind; the gradients of tensors among them are the chain's.
-        kwargs: Likewise.
-        layers: Rules for layers.
-        seam: Below it, derivatives are true.
-        chained: Whether the batch itself is sent down the chain, or the C unit vectors.
-        process_group: The workers whose mean the gradients become; None for this one alone.
-
-    Returns:
-        What `forward` returns: tensors, or any structure of them.
+        module: The graph, its activations run by the cutter, which is its last input.
+        inputs: The others; of any kind.
+        cutter: The cutter.
+        is_argument: Which of them receive the chain's cotangents; the others, parameters, receive the exact ones of
+            the part that reads them.
+        maps: Sends the unit vectors down the chain; None to send the batch itself.
+        group: The workers whose mean the parameters' gradients become; None for this one alone.
     """
-    arguments, structure = tree_flatten((args, kwargs))
-    places = [i for i, x in enumerate(arguments) if isinstance(x, Tensor) and x.is_floating_point()]
-    leaves: list[Tensor] = [arguments[i] for i in places]
-    inner = [x.detach().requires_grad_(x.requires_grad) for x in leaves]
-    for i, x in zip(places, inner, strict=True):
-        arguments[i] = x
-    cutter = _Cutter(rule, layers, seam, chained)
-    # A compiled model is run eagerly: a graph that is cut at every activation leaves little to compile.
-    eagerly = nullcontext() if torch.compiler.is_compiling() else torch.compiler.set_stance("force_eager")
-    with eagerly, cutter:
-        inner_args, inner_kwargs = tree_unflatten(arguments, structure)
-        result = forward(*inner_args, **inner_kwargs)
-    flat, result_structure = tree_flatten(result)
-    differentiable = [i for i, y in enumerate(flat) if isinstance(y, Tensor) and y.requires_grad]
-    outputs: list[Tensor] = [flat[i] for i in differentiable]
-    if not outputs:
-        return result
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    leaves += cutter.boundary.crossed
-    step = _Pass(model, cutter, inner + cutter.boundary.replacements, outputs, parameters, process_group)
-    connected = _Local.apply(step, *[y.detach() for y in outputs], *leaves, *parameters)
+    places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
+    given, edges = list(inputs), list[GradientEdge]()
+    for i in places:
+        given[i], edge = begin(inputs[i])
+        edges.append(edge)
+    results = list(module(*given, cutter))
+    differentiable = [i for i, y in enumerate(results) if isinstance(y, Tensor) and y.requires_grad]
+    if maps is not None:  # with which what an activation puts out has no graph
+        differentiable = maps.outputs
+    if not differentiable:
+        return results
+    outputs: list[Tensor] = [results[i] for i in differentiable]
+    arguments = [is_argument[i] for i in places]
+    likes = [inputs[i].detach().to("meta") for i in places]
+    if maps is not None:
+        maps.note(cutter.noted)
+    step = _Pass(
+        cutter,
+        edges,
+        likes,
+        arguments,
+        [get_gradient_edge(y) if y.requires_grad else None for y in outputs],
+        maps,
+        group,
+    )
+    connected = _Local.apply(step, len(outputs), *[y.detach() for y in outputs], *[inputs[i] for i in places])
     for i, y in zip(differentiable, connected, strict=True):
-        flat[i] = y
-    return tree_unflatten(flat, result_structure)
+        results[i] = y
+    return results
 
 
 class _Pass:
     """One forward pass, kept until its backward pass.
 
     Args:
-        model: The model.
         cutter: What ran it.
-        leaves: Its inputs, and what crossed the boundary.
-        outputs: Its outputs, with the graph of the part below them.
-        parameters: Its parameters.
-        process_group: As for `run_locally`.
+        sources: Where its graph begins.
+        likes: The shapes and dtypes of what it begins with.
+        arguments: Which of them receive the chain's cotangents.
+        outputs: Its outputs, in the graph of the part below them; None for an activation's own.
+        maps: As for `run_cut`.
+        group: As for `run_cut`.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        cutter: _Cutter,
-        leaves: list[Tensor],
-        outputs: list[Tensor],
-        parameters: list[nn.Parameter],
-        process_group: dist.ProcessGroup | None,
+        cutter: Cutter,
+        sources: list[GradientEdge],
+        likes: list[Tensor],
+        arguments: list[bool],
+        outputs: list[GradientEdge | None],
+        maps: Maps | None,
+        group: dist.ProcessGroup | None,
     ) -> None:
-        self.model, self.cutter, self.leaves = model, cutter, leaves
-        self.outputs, self.parameters, self.process_group = outputs, parameters, process_group
-        self.wanted = set[Tensor](parameters)
-        self.autocast = autocast_as_now(outputs[0].device.type)
-        self.seen = cutter.seen if process_group is None else mean_slopes(cutter.seen, process_group)
+        self.cuts, self.sources, self.outputs = cutter.cuts, sources, outputs
+        self.likes, self.maps, self.group = likes, maps, group
+        self.arguments = [i for i, each in enumerate(arguments) if each]
+        self.parameters = [i for i, each in enumerate(arguments) if not each]
+        if group is not None:
+            sloped = [cut for cut in self.cuts if cut.slope is not None]
+            for cut, mean in zip(sloped, averaged([c.slope for c in sloped], group) if sloped else (), strict=True):  # pyright: ignore
+                cut.slope = mean
 
-    def chain(self, g: Sequence[Tensor]) -> tuple[Sequence[Tensor | None], Iterable[Tensor]]:
-        """The cotangents that the chain brings to the leaves, and one by one to every activation h, the last first."""
-        if self.cutter.chained:
-            return self._sent_down(g)
-        maps = self._maps(g[0].dim() - 1)
-        count = len(self.leaves)
-        of_leaves = [spread(p, g[0], z) if z.requires_grad else None for p, z in zip(maps, self.leaves, strict=False)]
-        return of_leaves, (spread(maps[count + cut.position], g[0], cut.like) for cut in reversed(self.cutter.cuts))
-
-    def _sent_down(self, g: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        cuts = self.cutter.cuts
-        of_h: list[Tensor] = [torch.zeros_like(cut.like, device=g[0].device) for cut in cuts]
-        of_leaves = [torch.zeros_like(z) for z in self.leaves]
-        seen = [each for each in self.seen if each.emits]
-
-        def send(outputs: Sequence[Tensor | GradientEdge], cotangents: Sequence[Tensor], below: int) -> None:
-            sources: list[tuple[Tensor | GradientEdge, Tensor]] = [
-                (z, total) for z, total in zip(self.leaves, of_leaves, strict=True) if z.requires_grad
+    def gradients(self, g: Sequence[Tensor | None], keep: bool) -> list[Tensor | None]:
+        """Of all that its graph begins with."""
+        of_arguments, of_h = self._chain(g)
+        found = self._of_parameters(g, of_h, keep)
+        found.update(zip(self.arguments, of_arguments, strict=True))
+        if self.group is not None:
+            dense = [
+                torch.zeros_like(self.likes[i], device=_device(g)) if (p := found.get(i)) is None else p
+                for i in self.parameters
             ]
-            sources += [(cut.h, total) for cut, total in zip(cuts[:below], of_h, strict=False) if cut.h is not None]
-            if not sources:
+            found.update(zip(self.parameters, averaged(dense, self.group) if dense else (), strict=True))
+        return [found.get(i) for i in range(len(self.sources))]
+
+    def _chain(self, g: Sequence[Tensor | None]) -> tuple[Sequence[Tensor | None], Iterable[Tensor | None]]:
+        """The cotangents that the chain brings to the arguments, and one by one to every h, the last first."""
+        if self.maps is not None:
+            return self.maps.spread(g, self.cuts)
+        of_h: list[Tensor | None] = [None] * len(self.cuts)
+        of_arguments: list[Tensor | None] = [None] * len(self.arguments)
+
+        def send(outputs: Sequence[GradientEdge], cotangents: Sequence[Tensor], below: int) -> None:
+            edges = [(of_arguments, i, self.sources[j]) for i, j in enumerate(self.arguments)]
+            edges += [(of_h, k, cut.h) for k, cut in enumerate(self.cuts[:below]) if cut.h is not None]
+            if not edges:
                 return
-            found = gradients(outputs, [z for z, _ in sources], cotangents, keep=True)
-            for (_, total), part in zip(sources, found, strict=True):
+            found = gradients(outputs, [edge for *_, edge in edges], cotangents, keep=True)
+            for (total, i, _), part in zip(edges, found, strict=True):
                 if part is not None:
-                    total += part
+                    total[i] = part if (sum_ := total[i]) is None else sum_ + part
 
-        send(self.outputs, g, len(cuts))
-        for k in range(len(cuts) - 1, -1, -1):
-            slope, edge = seen[cuts[k].position].slope, cuts[k].a
-            if edge is not None:
-                send([edge], [of_h[k] if slope is None else of_h[k] * slope], k)
-        return of_leaves, of_h[::-1]
+        received = [(y, each) for y, each in zip(self.outputs, g, strict=True) if y is not None and each is not None]
+        send([y for y, _ in received], [each for _, each in received], len(self.cuts))
+        for k in range(len(self.cuts) - 1, -1, -1):
+            cut, delta = self.cuts[k], of_h[k]
+            if delta is not None:
+                _, of_own = _through(cut, delta, keep=True)
+                of_a = [delta if cut.slope is None else delta * cut.slope] if cut.a is not None else []
+                send([cut.a, *cut.parameters] if cut.a is not None else cut.parameters, [*of_a, *of_own], k)
+        return of_arguments, of_h[::-1]
 
-    def _maps(self, leading: int) -> list[Tensor]:
-        """P for every leaf and everything emitted: shape (C, 1, ..., 1, *features)."""
-        (y,) = self.outputs
-        shape = (y.shape[-1], *(1,) * (leading - 1))
-        boundary = self.cutter.boundary
-        of_leaves = [z.new_zeros(shape + z.shape[leading:]).requires_grad_() for z in self.leaves]
-        count = len(of_leaves) - len(boundary.crossed)
-        inputs, crossed = of_leaves[:count], of_leaves[count:]
-        zeros = [y.new_zeros(shape + features[leading:]) for features in self.cutter.shapes]
-        with (
-            undisturbed(self.model, inputs if boundary.seam.activations else []),
-            self.autocast(),
-            torch.enable_grad(),
-            Emitter(self.cutter.layers, self.seen, zeros, boundary.seam, crossed, of_parameters=False) as emitter,
-        ):
-            outputs: Tensor = self.model(*inputs)
-        unit = torch.eye(y.shape[-1], dtype=outputs.dtype, device=y.device).view_as(outputs)
-        quantities = [*of_leaves, *emitter.outputs]
-        return list(torch.autograd.grad(outputs, quantities, unit, allow_unused=True, materialize_grads=True))
-
-    def of_parameters(self, g: Sequence[Tensor], of_h: Iterable[Tensor], keep: bool) -> list[Tensor | None]:
+    def _of_parameters(
+        self, g: Sequence[Tensor | None], of_h: Iterable[Tensor | None], keep: bool
+    ) -> dict[int, Tensor | None]:
         """Every affine part's, from delta * f'(a), and those of the activations themselves, from delta.
 
         Parts that have nothing in common come one after another, so that the memory of one is free for the next.
-
-        Args:
-            g: The cotangents of the outputs.
-            of_h: Those of every activation, the last one first.
-            keep: Whether the pass may be gone through once more.
         """
-        total: dict[Tensor, Tensor] = {}
+        total: dict[int, Tensor | None] = {}
 
-        def add(parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
-            for p, gradient in zip(parameters, found, strict=True):
+        def add(indices: Iterable[int], found: Iterable[Tensor | None]) -> None:
+            for i, gradient in zip(indices, found, strict=True):
                 if gradient is not None:
-                    total[p] = total[p] + gradient if p in total else gradient
+                    total[i] = gradient if (before := total.get(i)) is None else before + gradient
 
-        cuts = self.cutter.cuts[::-1]
-        edges = [get_gradient_edge(y) for y in self.outputs] + [cut.a for cut in cuts if cut.a is not None]
-        waiting = separate(edges)
+        cuts = self.cuts[::-1]
+        edges = [y for y in self.outputs if y is not None]
+        of_outputs = [each for y, each in zip(self.outputs, g, strict=True) if y is not None]
+        edges += [edge for cut in cuts for edge in (cut.a, *cut.parameters) if edge is not None]
+        waiting = separate(edges, self.sources)
         ready: list[Tensor | None] = []
-        for cotangent in itertools.chain(g, self._of_pre_activations(cuts, of_h, keep, add)):
+        for cotangent in itertools.chain(of_outputs, self._of_pre_activations(of_h, keep)):
             ready.append(cotangent)
             for part in [part for part in waiting if part.edges[-1] < len(ready)]:
                 waiting.remove(part)
-                parameters = [p for p in part.leaves if p in self.wanted]
-                if parameters:
-                    outputs = [edges[index] for index in part.edges]
-                    cotangents = [c for index in part.edges if (c := ready[index]) is not None]
-                    found = gradients(outputs, parameters, cotangents, keep)
-                    add(parameters, found)
-                for index in part.edges:
-                    ready[index] = None
-        whole = [total.get(p) for p in self.parameters]
-        if self.process_group is None:
-            return whole
-        dense = [torch.zeros_like(p) if g is None else g for g, p in zip(whole, self.parameters, strict=True)]
-        return [*averaged(dense, self.process_group)]
+                indices = [i for i in part.sources if i in self.parameters]
+                pairs = [(edges[k], c) for k in part.edges if (c := ready[k]) is not None]
+                if indices and pairs:
+                    sources = [self.sources[i] for i in indices]
+                    add(indices, gradients([y for y, _ in pairs], sources, [c for _, c in pairs], keep))
+                for k in part.edges:
+                    ready[k] = None
+        return total
 
-    def _of_pre_activations(
-        self, cuts: Sequence[_Cut], of_h: Iterable[Tensor], keep: bool, add: _Add
-    ) -> Generator[Tensor]:
-        for cut, delta in zip(cuts, of_h, strict=True):
-            of_a, *own = gradients([cut.own], [cut.start, *cut.parameters], [delta], keep)
-            add(cut.parameters, own)
+    def _of_pre_activations(self, of_h: Iterable[Tensor | None], keep: bool) -> Generator[Tensor | None]:
+        """The exact cotangents of every pre-activation, and of tensors of the activation's own, the last first."""
+        for cut, delta in zip(self.cuts[::-1], of_h, strict=True):
+            of_a, of_own = (None, [None] * len(cut.parameters)) if delta is None else _through(cut, delta, keep)
             if cut.a is not None:
-                yield torch.zeros_like(delta) if of_a is None else of_a
+                yield of_a
+            yield from of_own
+
+
+def _through(cut: Cut, delta: Tensor, keep: bool) -> tuple[Tensor | None, Sequence[Tensor]]:
+    """The exact cotangents of an activation's input, and of tensors of its own."""
+    of_a, *of_own = gradients([cut.own], [cut.start, *cut.parameters], [delta], keep)
+    return of_a, [torch.zeros_like(delta) if each is None else each for each in of_own]
+
+
+def _device(g: Sequence[Tensor | None]) -> torch.device:
+    return next(each.device for each in g if each is not None)
 
 
 class _Local(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, step: _Pass, *values: Tensor) -> tuple[Tensor, ...]:
-        ctx.step = step
-        ctx.set_materialize_grads(True)
-        return tuple(y.view_as(y) for y in values[: len(step.outputs)])
+    def forward(ctx: Any, step: _Pass, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.step, ctx.count = step, count
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors[count:])  # autograd sees to it that none of them changes
+        return tuple(y.view_as(y) for y in tensors[:count])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():
+            raise CollapseError("LocallyExact cannot be differentiated again (create_graph=True); use another rule")
         step: _Pass = ctx.step
-        of_leaves, of_h = step.chain(g)
-        return None, *[None] * len(g), *of_leaves, *step.of_parameters(g, of_h, graph_is_kept())
+        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
+        sources: tuple[Tensor, ...] = ctx.saved_tensors
+        if all(each is None for each in g):
+            return (None,) * (2 + ctx.count + len(sources))
+        return None, None, *[None] * ctx.count, *step.gradients(g, kept)

@@ -64,21 +64,6 @@ class RuleMode(TorchFunctionMode):
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
 
 
-class Observing(TorchFunctionMode):
-    """A block that changes nothing, and tells of every function called."""
-
-    def __init__(self, observe: Observer) -> None:
-        super().__init__()
-        self.observe = observe
-
-    def __torch_function__(
-        self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run `func`."""
-        self.observe(func)
-        return func(*args, **(kwargs or {}))
-
-
 def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008
     """A context in which every elementwise activation follows the rule, whoever wrote the code.
 

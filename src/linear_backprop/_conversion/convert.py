@@ -77,7 +77,8 @@ def convert(
     try:
         _put_patches(patches, found, report.list_call)
         if isinstance(rule, ModelRule):
-            patches.put(ModelRulePatch(model, patches))
+            opaque = frozenset(each.path for each in found if each.kind is Kind.OPAQUE)
+            patches.put(ModelRulePatch(model, patches, partial(_list_call, report, opaque)))
         if not report.changed and not any(each.selected and each.kind is Kind.OPAQUE for each in found):
             report.require_a_change("the model has", model)
         # Nobody observes the calls of what is compiled.
@@ -88,6 +89,12 @@ def convert(
         patches.remove()
         raise
     return Conversion(report, undo=patches.remove)
+
+
+def _list_call(report: Report, opaque: frozenset[str], path: str, function: Function) -> None:
+    """List a call of a module whose code may call anything; others were listed before they ran."""
+    if path in opaque:
+        report.list_call(path, True, function)
 
 
 def _found(model: nn.Module, selects: Predicate, layers: tuple[LayerRule, ...]) -> list[Found]:

@@ -25,15 +25,11 @@ class Patches:
     Args:
         rule: The rule of activations.
         layers: The rules of layers.
-
-    Attributes:
-        running: Under a `ModelRule`, the patches whose modules are running, the innermost last.
     """
 
     def __init__(self, rule: BackwardRule, layers: tuple[LayerRule, ...]) -> None:
         self.rule = rule
         self.layers = layers
-        self.running: list[Patch] = []
         self._patches: list[Patch] = []
 
     def put(self, patch: Patch) -> None:
@@ -48,11 +44,6 @@ class Patches:
             self._patches.remove(patch)
             patch.remove()
         return patch
-
-    def observe(self, function: Function) -> None:
-        """Tell the innermost of the patches that are running of a call."""
-        if self.running:
-            self.running[-1].observe(function)
 
     def remove(self) -> None:
         """Give every module back the `forward` it had; nothing is done the second time.
@@ -105,11 +96,10 @@ class Patch:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The module's `forward`."""
-        # Where nothing will be differentiated the model runs untouched, PyTorch's fast paths included.
-        if not (torch.is_grad_enabled() or transforms_active()):
+        # Where nothing will be differentiated the model runs untouched, PyTorch's fast paths included; and under a
+        # `ModelRule`, which the model's own patch sees to.
+        if isinstance(self.rule, ModelRule) or not (torch.is_grad_enabled() or transforms_active()):
             return self.run_untouched(*args, **kwargs)
-        if isinstance(self.rule, ModelRule):  # which the model's own patch runs
-            return self._run_as_a_part(*args, **kwargs)
         with RuleMode(self.rule, self.layers, observe=self.observe, withheld=self.patches.layers):
             return self.run_untouched(*args, **kwargs)
 
@@ -123,13 +113,6 @@ class Patch:
         """Tell the observer of a call; what is compiled is not observed."""
         if self.observer is not None and not torch.compiler.is_compiling():
             self.observer(function)
-
-    def _run_as_a_part(self, *args: Any, **kwargs: Any) -> Any:
-        self.patches.running.append(self)
-        try:
-            return self.run_untouched(*args, **kwargs)
-        finally:
-            self.patches.running.pop()
 
 
 def patch_of(module: nn.Module) -> Patch | None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .._rules.rule import ModelRule
-from .block import Observing
+from .._torch import Function
 from .patch import Patch, Patches
 
 
@@ -31,18 +31,24 @@ class OuterPatch(Patch):
 
 
 class ModelRulePatch(OuterPatch):
-    """A model's own `forward` under a `ModelRule`, which runs the whole of it."""
+    """A model's own `forward` under a `ModelRule`, which runs the whole of it.
+
+    Args:
+        model: The model.
+        patches: The patches of the conversion; the model's own is taken out of its place.
+        observe: Told of the functions that the model's modules call, with the modules' paths.
+    """
+
+    def __init__(self, model: nn.Module, patches: Patches, observe: Callable[[str, Function], None]) -> None:
+        super().__init__(model, patches)
+        assert isinstance(self.rule, ModelRule)
+        self._bound = self.rule.bind(model, self.run_inner, self.layers, observe)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The model's `forward`, run by the rule."""
         if not torch.is_grad_enabled():
             return self.run_untouched(*args, **kwargs)
-        assert isinstance(self.rule, ModelRule)
-        return self.rule.run(self._observed, self.module, args=args, kwargs=kwargs, layers=self.layers)
-
-    def _observed(self, *args: Any, **kwargs: Any) -> Any:
-        with Observing(self.patches.observe):
-            return self.run_inner(*args, **kwargs)
+        return self._bound(*args, **kwargs)
 
 
 class CheckedPatch(OuterPatch):

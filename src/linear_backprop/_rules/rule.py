@@ -90,22 +90,20 @@ class ModelRule(BackwardRule):
     """
 
     @abc.abstractmethod
-    def run(
+    def bind(
         self,
-        forward: Callable[..., Any],
         model: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        forward: Callable[..., Any],
         layers: Sequence[LayerRule],
-    ) -> Any:
-        """The model's output, its backward pass the rule's.
+        observe: Callable[[str, Function], None],
+    ) -> Callable[..., Any]:
+        """A model's forward pass with the rule's backward pass.
 
         Args:
-            forward: Runs the model on `args` and `kwargs`.
-            model: The model, whose parameters get the gradients.
-            args: Of any kind.
-            kwargs: Of any kind.
+            model: The model.
+            forward: Runs it.
             layers: The rules of layers.
+            observe: To be told of the functions that the model's modules call, with the modules' paths.
         """
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:

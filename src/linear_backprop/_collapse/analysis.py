@@ -1,0 +1,323 @@
+"""What every operation of a captured graph is to the collapsed backward pass, each found by proof."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .._call import Call
+from .._catalogue.activations import FORMS, Form
+from .._conversion.where import Predicate
+from .._torch import Function
+from .._errors import CollapseError
+from .._rules.layers import rule_for
+from .._rules.rule import LayerRule
+from .affine import Proof
+from .graph import computes, function_of, tensors_of
+from .layout import Layout
+from .remedies import advice_for
+from .trace import Trace
+
+
+class Part(enum.Enum):
+    """The part of a forward pass that an operation belongs to."""
+
+    ONCE = "does not depend on the samples: computed once, in the ordinary graph"
+    BELOW = "below the collapsed part: runs as it is, with its true derivatives"
+    ABOVE = "collapsed"
+
+
+@dataclass(frozen=True)
+class NonLinearity:
+    """An activation, or a layer under a layer's rule.
+
+    Attributes:
+        node: Its node.
+        form: How the activation is called; None for a layer.
+        layer: The layer's rule; None for an activation.
+        own: The tensors of its own that take gradients, such as PReLU's weight: nodes.
+    """
+
+    node: fx.Node
+    form: Form | None = None
+    layer: LayerRule | None = None
+    own: tuple[fx.Node, ...] = ()
+
+    @property
+    def function(self) -> Function:
+        """The function that it calls."""
+        return function_of(self.node)
+
+    @property
+    def input(self) -> fx.Node:
+        """The node of its pre-activation."""
+        return self.node.args[0] if self.node.args else self.node.kwargs["input"]  # pyright: ignore
+
+    @property
+    def emits(self) -> bool:
+        """Whether its values have to be noted; those of a map that reproduces them need not."""
+        return self.layer is None or not self.layer.reproduces_forward
+
+    def called(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """Its call, of some arguments."""
+        return Call(self.function, tuple(args), dict(kwargs))
+
+    def overwrites(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """True if the call overwrites its input."""
+        call = self.called(args, kwargs)
+        if self.layer is not None:
+            return self.layer.overwrites_input(call)
+        assert self.form is not None
+        return self.form.overwrites_input(call)
+
+
+@dataclass
+class Selection:
+    """What follows which rule.
+
+    Attributes:
+        model: The model.
+        selects: Which modules' activations and layers follow their rules; None for all.
+        layers: The rules of layers.
+    """
+
+    model: nn.Module
+    selects: Predicate | None
+    layers: Sequence[LayerRule]
+    modules: dict[str, nn.Module] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.modules = dict(self.model.named_modules(remove_duplicate=False))
+
+    def takes(self, path: str) -> bool:
+        """Whether a module of this path is selected."""
+        return self.selects is None or (path in self.modules and bool(self.selects(path, self.modules[path])))
+
+
+class Analysis:
+    """What a traced graph consists of.
+
+    Args:
+        trace: The trace.
+        selection: What follows which rule.
+
+    Attributes:
+        parts: By node.
+        nonlinearities: Those above, in order.
+        ruled: Those of the values that no sample reaches, which follow their rules in the ordinary graph.
+        outputs: The differentiable outputs.
+        layouts: Where the nodes above keep their samples.
+        crossing: The nodes below whose values are read above, in order.
+    """
+
+    def __init__(self, trace: Trace, selection: Selection) -> None:
+        self.trace, self.selection, self.places = trace, selection, trace.places
+        self.outputs = trace.differentiable
+        self.needed = trace.needed(self.outputs)
+        self.found = {node: self._nonlinearity(node) for node in trace.module.graph.nodes if computes(node)}
+        proof = Proof(trace)
+        faults = self._prove(proof)
+        self.parts = self._parts(faults)
+        self._refuse(faults)
+        self.nonlinearities = [n for node, n in self.found.items() if n and self._is_above(node)]
+        self.ruled = [n for node, n in self.found.items() if n and self.parts[node] is Part.ONCE]
+        self.layouts = self._positions_or(proof)
+        self._require_outputs()
+        self._require_order()
+
+    @property
+    def crossing(self) -> list[fx.Node]:
+        """The nodes below whose values are read above."""
+        read = {a for node in self.parts if self._is_above(node) for a in node.all_input_nodes}
+        return [n for n in self.trace.module.graph.nodes if n in read and self.parts.get(n) is Part.BELOW]
+
+    def is_number_of_samples(self, node: fx.Node) -> bool:
+        """Whether a node is a number read off samples, their shape for example."""
+        return node in self._numbers
+
+    def _nonlinearity(self, node: fx.Node) -> NonLinearity | None:
+        """What the node is, if it follows a rule."""
+        if not self.selection.takes(self.places.path(node)):
+            return None
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: self.trace.values[a][0])  # pyright: ignore
+        call = Call(function_of(node), tuple(args), dict(kwargs))
+        if not isinstance(call.input, Tensor) or not call.input.is_floating_point():
+            return None
+        layer = rule_for(call.function, self.selection.layers)
+        if layer is not None:
+            return NonLinearity(node, layer=layer) if layer.applies(call) else None
+        if call.function not in FORMS:
+            return None
+        first = node.args[0] if node.args else node.kwargs["input"]
+        own = [b for b in node.all_input_nodes if b is not first and _takes_gradient(self.trace.values[b][0])]
+        return NonLinearity(node, form=FORMS[call.function], own=tuple(own))
+
+    def _prove(self, proof: Proof) -> dict[fx.Node, str]:
+        """Prove every operation that depends on the samples; the faults."""
+        trace = self.trace
+        for node in trace.module.graph.nodes:
+            if node.op == "placeholder" and node in trace.carries:
+                proof.place(node)
+        faults: dict[fx.Node, str] = {}
+        for node in self.found:
+            if node not in trace.carries:
+                continue
+            fault = self._fault(proof, node)
+            if fault and node in self.needed:
+                faults[node] = fault
+            if node not in proof.layouts and proof.place(node):
+                proof.layouts[node] = [None] * len(tensors_of(trace.values[node][0]))
+        return faults
+
+    def _fault(self, proof: Proof, node: fx.Node) -> str:
+        nonlinearity = self.found[node]
+        if node not in self.needed:
+            return ""
+        if nonlinearity is None:
+            written = self.trace.overwrites.get(node, set())
+            once = [a for a in node.all_input_nodes if a not in self.trace.carries and self.trace.storages(a) & written]
+            return "it writes samples into a tensor that is not theirs" if once else proof.fault(node)
+        if any(a in self.trace.carries for a in node.all_input_nodes if a is not nonlinearity.input):
+            return "more than its first argument depends on the sample"
+        if isinstance(self.trace.values[node][0], tuple):
+            return "it returns indices, which depend on the sample: call it without return_indices"
+        if nonlinearity.layer is not None:
+            fault = proof.fault(node, _linear_map(nonlinearity, self.trace.values))
+            return f"the map of {nonlinearity.layer!r}: {fault}" if fault else ""
+        return proof.place(node, nonlinearity.input)
+
+    def _parts(self, faults: Mapping[fx.Node, str]) -> dict[fx.Node, Part]:
+        trace = self.trace
+        self._numbers = self._numbers_of_samples()
+        forced = [node for node in trace.carries if node in faults or self._keeps_its_derivative(node)]
+        if self.selection.selects is None:
+            forced = [node for node in forced if node not in faults]
+        below = trace.needed(forced) if forced else set()
+        parts = {
+            node: Part.BELOW if node in below else Part.ABOVE
+            for node in trace.module.graph.nodes
+            if node in trace.carries
+        }
+        parts |= {
+            node: Part.ONCE for node in trace.module.graph.nodes if node not in parts and node not in self._numbers
+        }
+        return parts
+
+    def _numbers_of_samples(self) -> set[fx.Node]:
+        found: set[fx.Node] = set()
+        for node in self.trace.module.graph.nodes:
+            reads_samples = any(a in found or a in self.trace.carries for a in node.all_input_nodes)
+            if node in self.trace.numbers and (reads_samples or self.trace.depends_on_size(node)):
+                found.add(node)
+        return found
+
+    def _keeps_its_derivative(self, node: fx.Node) -> bool:
+        """Whether an activation is left alone by `where`."""
+        if self.selection.selects is None or node not in self.needed or not computes(node):
+            return False
+        return self.found[node] is None and function_of(node) in FORMS
+
+    def _is_above(self, node: fx.Node) -> bool:
+        return self.parts.get(node) is Part.ABOVE
+
+    def _refuse(self, faults: Mapping[fx.Node, str]) -> None:
+        """Refuse what cannot be collapsed, by name."""
+        order = [node for node in self.found if node in self.trace.carries]
+        if self.selection.selects is None:
+            for node in order:
+                if node in faults:
+                    above = any(self.found[n] and n in self.needed for n in order[order.index(node) :])
+                    module = self.selection.modules.get(self.places.path(node)) if not self.found[node] else None
+                    advice = advice_for(node, module, faults[node], above)
+                    raise CollapseError(f"{self.places.describe(node)} cannot be collapsed: {advice}")
+            return
+        chosen = [node for node in order if self.found[node] and self.found[node].layer is None]  # pyright: ignore
+        if not any(self._is_above(node) for node in chosen):
+            if not chosen:
+                names = ", ".join(self.places.describe(n) for n in order if function_of(n) in FORMS)
+                raise CollapseError(f"`where` selects none of the activations: {names or 'none'}")
+        for node in chosen:
+            if not self._is_above(node) and node in self.needed:
+                forced = [n for n in order if n in faults or self._keeps_its_derivative(n)]
+                late = next(n for n in forced if node in self.trace.needed([n]))
+                why = faults.get(late, "it is not selected") if late is not node else faults[late]
+                raise CollapseError(
+                    f"{self.places.describe(late)} runs after {self.places.describe(node)}, which `where` selects, but "
+                    f"{why}: collapse takes everything from one activation on, so select it, too, or begin above it"
+                )
+
+    def _positions_or(self, proof: Proof) -> dict[fx.Node, list[Layout | None]]:
+        """The layouts with every position a sample of its own, if all are treated alike; else those of samples."""
+        sizes = {tuple(self.trace.values[y][0].shape[1:-1]) for y in self.outputs if self._is_above(y)}
+        if len(sizes) != 1 or () in sizes:
+            return proof.layouts
+        finer = Proof(self.trace, sizes.pop())
+        for node in self.trace.module.graph.nodes:
+            enters = node.op == "placeholder" or self.parts.get(node) is Part.BELOW
+            if node not in self.trace.carries or node not in self.needed:
+                continue
+            if enters:
+                if finer.place(node) and any(self._is_above(user) for user in node.users):
+                    return proof.layouts
+            elif self._fault(finer, node):
+                return proof.layouts
+        return finer.layouts
+
+    def _require_outputs(self) -> None:
+        for node in self.outputs:
+            if self._is_above(node) and node.op != "placeholder" and self.layouts[node][0] is None:
+                raise CollapseError(
+                    f"{self.places.describe(node)}: outputs must hold something for each sample, got shape "
+                    f"{tuple(self.trace.values[node][0].shape)}; compute the loss outside the model"
+                )
+
+    def _require_order(self) -> None:
+        """Refuse graphs in which the parts, run one after the other, would read what is not there yet."""
+        order = {node: i for i, node in enumerate(self.trace.module.graph.nodes)}
+        rank = {Part.ONCE: 0, Part.BELOW: 1, Part.ABOVE: 2}
+        for node, storages in self.trace.overwrites.items():
+            for other in order:
+                reads = computes(other) and any(self.trace.storages(a) & storages for a in other.all_input_nodes)
+                if not reads or node not in self.parts or other not in self.parts or order[other] <= order[node]:
+                    continue
+                layer = (n := self.found.get(other)) is not None and n.layer is not None
+                if rank[self.parts[other]] < rank[self.parts[node]] or (
+                    self.parts[node] is Part.ABOVE and other in self.needed and not layer and self._is_foreign(node)
+                ):
+                    raise CollapseError(
+                        f"{self.places.describe(node)} overwrites what {self.places.describe(other)} reads: write it "
+                        f"out of place"
+                    )
+
+    def _is_foreign(self, node: fx.Node) -> bool:
+        """Whether a node overwrites a tensor that is not of the samples."""
+        storages = self.trace.overwrites[node]
+        return any(self.parts.get(a) is Part.ONCE and self.trace.storages(a) & storages for a in node.all_input_nodes)
+
+
+def _takes_gradient(value: Any) -> bool:
+    return any(t.requires_grad for t in tensors_of(value))
+
+
+def _linear_map(nonlinearity: NonLinearity, traced: Mapping[fx.Node, Any]) -> Callable[[Mapping[fx.Node, Any]], Any]:
+    """The map of a layer's rule as an operation, with the constants of the traced run."""
+    node, layer = nonlinearity.node, nonlinearity.layer
+    assert layer is not None
+
+    def called(values: Mapping[fx.Node, Any]) -> Call:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)  # pyright: ignore
+        return nonlinearity.called(args, kwargs)
+
+    with torch.no_grad():
+        constants = layer.constants(called({arg: traced[arg][0] for arg in node.all_input_nodes}))
+
+    def run(values: Mapping[fx.Node, Any]) -> Any:
+        call = called(values)
+        return layer.linear_map(call, tuple(c.to(call.input.dtype) for c in constants))
+
+    return run

@@ -1,0 +1,171 @@
+"""A function whose graph Dynamo captures when it is called, and again whenever what it was captured under changes.
+
+`torch.compile` with a backend of our own: nothing is compiled, but Dynamo follows the function's Python, hands over
+the graph of its operations, and guards it. A change of mode, of a module, a shape or a dtype fails a guard.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, TorchDynamoException
+from torch.fx.experimental import _config as symbolic_shapes
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from .._errors import CollapseError
+from .graph import inline_checkpoints, line_in
+
+Runner = Callable[["Call", Sequence[Any]], Sequence[Any]]
+Prepare = Callable[[fx.GraphModule, Sequence[Any], "Call"], Runner]
+
+
+@dataclass
+class Call:
+    """One call of a captured function.
+
+    Attributes:
+        tensors: The tensors it was called with, by the identity of what stands for them in it.
+        batch: The number of samples.
+        has_run: Whether the runner was reached.
+    """
+
+    tensors: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    batch: int = 0
+    has_run: bool = False
+
+
+_under_way: ContextVar[Call] = ContextVar("_under_way")
+
+
+class Captured:
+    """A function that runs as what is made of its graph.
+
+    Args:
+        function: Any function whose Python Dynamo can follow whole.
+        prepare: Makes a runner of a graph, given the inputs of the first call: what runs in its place, given the
+            inputs of each.
+        samples: Whether the first dimension of the tensors it is called with counts samples.
+    """
+
+    def __init__(self, function: Callable[..., Any], prepare: Prepare, samples: bool) -> None:
+        self.function, self.prepare, self.samples = function, prepare, samples
+        self._compiled: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's result.
+
+        Raises:
+            CollapseError: Dynamo cannot follow the function, or `prepare` refuses its graph.
+        """
+        call = Call()
+        if self.samples:
+            given, named = self._marked(call, args, kwargs)
+        else:
+            given, named = args, kwargs
+            call.tensors = {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        token = _under_way.set(call)
+        try:
+            # A batch of one is a batch, not a constant.
+            with symbolic_shapes.patch(backed_size_oblivious=True) if call.batch == 1 else nullcontext():
+                result = self._run(given, named)
+        except BackendCompilerFailed as error:  # an error of ours: as it is
+            raise error.inner_exception from None
+        except TorchDynamoException as error:
+            self._raise_own_error(args, kwargs)
+            raise CollapseError(_explanation(error)) from None
+        finally:
+            _under_way.reset(token)
+        if not call.has_run:
+            raise CollapseError(
+                "the model's graph was not captured: it computes nothing from its inputs, or Dynamo is disabled "
+                "(TORCHDYNAMO_DISABLE, torch.compiler.set_stance); enable it"
+            )
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}
+
+    def _run(self, args: Any, kwargs: Any) -> Any:
+        if self._compiled is None:
+            self._compiled = self._compile()
+        try:
+            return self._compiled(*args, **kwargs)
+        except FailOnRecompileLimitHit:  # counted by function; another one starts anew
+            self._compiled = self._compile()
+            return self._compiled(*args, **kwargs)
+
+    def _compile(self) -> Callable[..., Any]:
+        function = self.function
+
+        def captured(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        # Dynamo keeps what it captured by code object, so that each function needs one of its own.
+        own = types.FunctionType(captured.__code__.replace(), captured.__globals__, closure=captured.__closure__)
+        return torch.compile(own, backend=self._backend, fullgraph=True, dynamic=False)
+
+    def _marked(self, call: Call, args: Any, kwargs: Any) -> Any:
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()]
+        floating = [x for x in tensors if x.is_floating_point()]
+        if not tensors:
+            raise CollapseError("a collapsed model needs a tensor of samples among its inputs, of shape (N, ...)")
+        call.batch = len((floating or tensors)[0])
+        if not call.batch:
+            raise CollapseError(f"the batch is empty: got an input of shape {tuple((floating or tensors)[0].shape)}")
+        marked: dict[int, Tensor] = {}
+
+        def stand_in(x: Tensor) -> Tensor:
+            if not x.dim() or len(x) != call.batch:
+                return x
+            if id(x) not in marked:
+                other = x.detach().requires_grad_(x.requires_grad)
+                torch._dynamo.maybe_mark_dynamic(other, 0)
+                marked[id(x)] = other
+                call.tensors[id(other)] = x
+            return marked[id(x)]
+
+        return tree_map_only(Tensor, stand_in, (args, kwargs))
+
+    def _backend(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        try:
+            inline_checkpoints(module)
+            runner = self.prepare(module, inputs, _under_way.get())
+        except CollapseError as error:  # to be raised at the call, where nobody swallows it
+            runner = _raising(str(error))
+
+        def run(*inputs: Any) -> Any:
+            call = _under_way.get()
+            call.has_run = True
+            return runner(call, inputs)
+
+        return run
+
+    def _raise_own_error(self, args: Any, kwargs: Any) -> None:
+        """Have a function that fails by itself fail with its own error."""
+        with torch.no_grad():
+            self.function(*args, **kwargs)
+
+
+def _raising(message: str) -> Runner:
+    def run(call: Call, inputs: Sequence[Any]) -> Sequence[Any]:
+        raise CollapseError(message)
+
+    return run
+
+
+def _explanation(error: TorchDynamoException) -> str:
+    text = str(error)
+    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    line = line_in(text)
+    where = f" at {line}" if line else ""
+    return (
+        f"the model's forward cannot be captured whole{where}: {reason.rstrip('.')}. Take it out of forward, or write "
+        f"it in tensor operations; lb.convert takes the model as it is"
+    )

@@ -1,0 +1,177 @@
+"""A forward pass whose autograd graph is cut at every activation, and what lies between two cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from .._call import Call
+from .._conversion.run_call import run_activation, run_layer_with_constants
+from .._rules.elementwise import Linear, MeanLinear
+from .._rules.rule import BackwardRule, LayerRule
+from .._torch import Function
+from .layout import Form
+
+
+@dataclass
+class Cut:
+    """One activation of a forward pass, but for its values.
+
+    Attributes:
+        a: The pre-activation's edge in the graph of the affine part below it; None if that takes no gradient.
+        start: Where the graph of the activation itself begins.
+        own: h, in the graph of the activation itself.
+        h: Where the graph of what follows begins; None where only unit vectors are sent down.
+        like: h's shape and dtype.
+        parameters: The edges of what f depends on besides a, such as PReLU's weight.
+        slope: What the chain multiplies with; None for 1.
+    """
+
+    a: GradientEdge | None
+    start: GradientEdge
+    own: GradientEdge
+    h: GradientEdge | None
+    like: Tensor
+    parameters: list[GradientEdge]
+    slope: Tensor | None
+
+
+class Cutter:
+    """What a graph whose activations are cut is run with.
+
+    Args:
+        rule: `LocallyExact`.
+        chain: What cotangents are multiplied with on their way down.
+        chained: Whether the batch is to be sent down the chain, so that every h must take a cotangent.
+
+    Attributes:
+        cuts: The activations that ran, in order.
+        noted: The form of what every non-linearity put out, and the constants of its map.
+    """
+
+    def __init__(self, rule: BackwardRule, chain: Linear | MeanLinear, chained: bool) -> None:
+        self.rule, self.chain, self.chained = rule, chain, chained
+        self.cuts: list[Cut] = []
+        self.noted: list[tuple[Form, tuple[Tensor, ...]]] = []
+
+    def activate(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an activation, cut."""
+        a: Any = args[0] if args else kwargs.get("input")
+        if not isinstance(a, Tensor) or not a.is_floating_point() or not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        h: Tensor = run_activation(Call(function, args, kwargs), self.rule, self._cut)
+        if h is a:  # written in place, and so with the graph below it
+            h.detach_().requires_grad_(self.chained)
+            self.cuts[-1].h = get_gradient_edge(h) if self.chained else None
+        return h
+
+    def run_layer(self, function: Function, layer: LayerRule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a layer under its rule."""
+        if not torch.is_grad_enabled() or not layer.applies(Call(function, args, kwargs)):
+            return function(*args, **kwargs)
+        result, constants = run_layer_with_constants(Call(function, args, kwargs), layer)
+        self.noted.append((Form.of(result), constants))
+        return result
+
+    def _cut(self, f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
+        begun, start = begin(a)
+        own = f(begun, *parameters)
+        slope = None
+        if isinstance(self.chain, MeanLinear):
+            (derivatives,) = gradients([own], [start], [torch.ones_like(own)], keep=True)
+            slope = self.chain.mean(torch.zeros_like(own) if derivatives is None else derivatives)
+        h, edge = begin(own) if self.chained else (own.detach(), None)
+        self.cuts.append(
+            Cut(
+                a=get_gradient_edge(a) if a.requires_grad else None,
+                start=start,
+                own=get_gradient_edge(own),
+                h=edge,
+                like=own.detach().to("meta"),
+                parameters=[get_gradient_edge(p) for p in parameters if p.requires_grad],
+                slope=slope,
+            )
+        )
+        self.noted.append((Form.of(h), ()))
+        return h
+
+
+def begin(values: Tensor) -> tuple[Tensor, GradientEdge]:
+    """The same values at the beginning of a graph, and the edge at which a gradient can be asked for.
+
+    Unlike a leaf that requires grad, the edge does not keep the values alive, and they may be overwritten.
+    """
+    token = values.new_empty(0).requires_grad_()
+    begun: Tensor = _Begin.apply(token, values.detach())
+    return begun, get_gradient_edge(begun)
+
+
+def gradients(
+    outputs: Sequence[Tensor | GradientEdge],
+    inputs: Sequence[Tensor | GradientEdge],
+    cotangents: Sequence[Tensor],
+    keep: bool,
+) -> tuple[Tensor | None, ...]:
+    """`torch.autograd.grad`, None for inputs that the outputs do not depend on."""
+    return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=keep, allow_unused=True)  # pyright: ignore
+
+
+class _Begin(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, values: Tensor) -> Tensor:
+        return values.detach()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, None
+
+
+@dataclass(eq=False)
+class Affine:
+    """Edges whose graphs have nodes in common: an affine part.
+
+    Attributes:
+        edges: Which they are, in the order they were given.
+        sources: Which of the given sources their graphs begin at.
+    """
+
+    edges: list[int]
+    sources: dict[int, None] = field(default_factory=dict[int, None])
+    nodes: set[Node] = field(default_factory=set[Node])
+
+
+def separate(edges: Sequence[GradientEdge], sources: Sequence[GradientEdge]) -> list[Affine]:
+    """The parts of a graph between some edges and sources. Sources may be shared between parts; nodes are not."""
+    begins = {source.node: index for index, source in enumerate(sources)}
+    owners: dict[Node, Affine] = {}
+    parts: dict[Affine, None] = {}
+    for index, edge in enumerate(edges):
+        part = Affine([index])
+        queue: list[Node | None] = [edge.node]
+        while queue:
+            node = queue.pop()
+            if node is None or node in part.nodes:
+                continue
+            if node in begins:
+                part.sources[begins[node]] = None
+            elif node in owners:
+                parts.pop(owners[node])
+                _absorb(part, owners[node])
+                owners.update(dict.fromkeys(part.nodes, part))
+            else:
+                part.nodes.add(node)
+                queue.extend(below for below, _ in node.next_functions)
+        owners.update(dict.fromkeys(part.nodes, part))
+        parts[part] = None
+    return list(parts)
+
+
+def _absorb(part: Affine, other: Affine) -> None:
+    part.edges = sorted(part.edges + other.edges)
+    part.sources |= other.sources
+    part.nodes |= other.nodes

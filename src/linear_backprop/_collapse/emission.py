@@ -1,0 +1,109 @@
+"""What a non-linearity notes on the batch, and what it does on combinations of samples: it emits what was noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._call import Call
+from .._conversion.run_call import run_activation
+from .._rules.elementwise import MeanLinear
+from .._rules.rule import BackwardRule, LayerRule
+from .._torch import Function
+
+
+@dataclass(frozen=True)
+class Noted:
+    """An activation's slope and its derivatives by tensors of its own, noted while it runs.
+
+    Attributes:
+        slope: What cotangents are multiplied with; None for 1.
+        by_own: For each tensor of its own, the derivative of every value by the entry that it depends on.
+    """
+
+    slope: Tensor | None
+    by_own: tuple[Tensor, ...]
+
+
+def note_activation(
+    function: Function, rule: BackwardRule, own: tuple[Tensor, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor | None, *tuple[Tensor, ...]]:
+    """Run an activation: its value, its slope, and its derivatives by tensors of its own."""
+    noted: list[Noted] = []
+
+    def carrier(f: Callable[..., Tensor], _rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
+        noted.append(_derivatives(f, rule, own, a, parameters))
+        return f(a, *parameters)
+
+    h: Tensor = run_activation(Call(function, args, kwargs), rule, carrier)
+    return h, noted[0].slope, *noted[0].by_own
+
+
+def _derivatives(
+    f: Callable[..., Tensor], rule: BackwardRule, own: tuple[Tensor, ...], a: Tensor, parameters: tuple[Tensor, ...]
+) -> Noted:
+    slope = None
+    if isinstance(rule, MeanLinear):
+        slope = rule.slope(a.detach(), lambda z: f(z, *parameters))
+    by_own = [
+        torch.func.jvp(
+            lambda *moved: f(a, *moved),
+            parameters,
+            tuple(torch.ones_like(p) if p is each else torch.zeros_like(p) for p in parameters),
+        )[1]
+        for each in own
+    ]
+    return Noted(slope, tuple(by_own))
+
+
+def note_layer(
+    function: Function, rule: LayerRule, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Tensor, ...]]:
+    """Run a layer: its value, and the constants of its rule's map."""
+    return rule.run(Call(function, args, kwargs))
+
+
+def map_layer(
+    function: Function, rule: LayerRule, constants: tuple[Tensor, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """The map of a layer's rule."""
+    return rule.linear_map(Call(function, args, kwargs), constants)
+
+
+def emit(
+    a: Tensor,
+    h: Tensor,
+    slope: Tensor | None = None,
+    own: tuple[tuple[Tensor, Tensor], ...] = (),
+    by_channel: bool = False,
+) -> Tensor:
+    """h in the place of f(a); a receives h's cotangent, times the slope.
+
+    Args:
+        a: The pre-activation.
+        h: What is emitted.
+        slope: None for 1.
+        own: Each tensor of the activation's own, with the derivative of h by its entries.
+        by_channel: Whether those tensors have an entry for each channel, dimension 1, and are not broadcast.
+    """
+    emitted: Tensor = _Emit.apply(a.expand(h.shape), h, slope)
+    for tensor, derivative in own:
+        if by_channel and tensor.numel() > 1:
+            tensor = tensor.view(-1, *(1,) * (h.dim() - 2))
+        emitted = emitted + (tensor - tensor.detach()) * derivative
+    return emitted
+
+
+class _Emit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, h: Tensor, slope: Tensor | None) -> Tensor:
+        ctx.slope = slope
+        return h.view_as(h)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return g if ctx.slope is None else g * ctx.slope, g, None

@@ -1,0 +1,180 @@
+"""What runs in the place of a captured model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, fx
+
+from .._errors import CollapseError
+from .._rules.elementwise import Linear, MeanLinear
+from .accumulation import Accumulation
+from .analysis import Analysis
+from .capture import Call
+from .costs import Costs
+from .cutting import Cutter
+from .gradients import Gradients
+from .graph import computes, outputs_of
+from .locally_exact import LocallyExact, run_cut
+from .maps import Maps
+from .plan import Piece, Plan, cut_piece
+from .step import Step, connect
+from .workers import averaged
+
+
+class CollapsedRunner:
+    """One captured graph under `Linear` or `MeanLinear`.
+
+    Args:
+        analysis: What the graph consists of.
+        rule: The rule.
+        group: The workers whose mean the gradients become; None for this one alone.
+        always: Whether to collapse also where that costs more.
+        compiled: Whether TorchInductor compiles the graphs.
+
+    Attributes:
+        costs: What a step costs on either path.
+    """
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        rule: Linear | MeanLinear,
+        *,
+        group: dist.ProcessGroup | None,
+        always: bool,
+        compiled: bool,
+    ) -> None:
+        self.plan = Plan(analysis, rule)
+        self.gradients = Gradients(self.plan, compiled)
+        self.costs = Costs.of(self.plan)
+        self.group, self.always = group, always
+        graph = analysis.trace.module.graph
+        self._placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        self._returned = outputs_of(graph)
+
+    def collapses(self, samples: int) -> bool:
+        """Whether a batch of so many samples is collapsed."""
+        return self.always or self.group is not None or self.costs.collapse_pays(samples)
+
+    def __call__(self, call: Call, inputs: Sequence[Any], accumulation: Accumulation | None) -> list[Any]:
+        """The values that the graph returns."""
+        plan = self.plan
+        values: dict[fx.Node, Any] = {
+            node: call.tensors.get(id(x), x) for node, x in zip(self._placeholders, inputs, strict=True)
+        }
+        if accumulation is None and not self.collapses(call.batch):
+            plan.whole().run(values)
+            return [values[node] for node in self._returned]
+        run_what_is_under(plan, self.group, values)
+        if plan.outputs:
+            connect(Step.of(plan, self.gradients, values, self.group), values, accumulation)
+        else:
+            plan.forward.run(values)
+        return [values[node] for node in self._returned]
+
+
+class LocalRunner:
+    """One captured graph under `LocallyExact`.
+
+    Args:
+        analysis: What the graph consists of.
+        rule: The rule.
+        group: The workers whose mean the gradients become; None for this one alone.
+        always: Whether to send the unit vectors down the chain also where the batch is cheaper.
+        compiled: Whether TorchInductor compiles the graphs.
+    """
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        rule: LocallyExact,
+        *,
+        group: dist.ProcessGroup | None,
+        always: bool,
+        compiled: bool,
+    ) -> None:
+        self.rule, self.group, self.always = rule, group, always
+        self.plan = Plan(analysis, rule.chain)
+        self.gradients = Gradients(self.plan, compiled)
+        self.costs = Costs.of(self.plan)
+        self.whole = bool(analysis.ruled)
+        if self.whole and self.plan.below:
+            raise CollapseError(
+                f"{analysis.places.describe(analysis.ruled[0].node)} works on parameters alone, and LocallyExact with "
+                f"`where` has no chain to reach them: take another rule, or collapse without `where`"
+            )
+        graph = analysis.trace.module.graph
+        self._placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        self._returned = outputs_of(graph)
+        self._piece = self._whole_piece() if self.whole else self.plan.cut()
+
+    def collapses(self, samples: int) -> bool:
+        """Whether the unit vectors are sent down the chain, in a batch of so many samples."""
+        return not self.whole and (self.always or self.costs.chain_pays(samples))
+
+    def __call__(self, call: Call, inputs: Sequence[Any], accumulation: Accumulation | None) -> list[Any]:
+        """The values that the graph returns."""
+        plan, piece = self.plan, self._piece
+        values: dict[fx.Node, Any] = {
+            node: call.tensors.get(id(x), x) for node, x in zip(self._placeholders, inputs, strict=True)
+        }
+        if not self.whole:
+            run_what_is_under(plan, self.group, values)
+        chained = not self.collapses(call.batch)
+        maps = None
+        if not chained:
+            leaves = [values[n].detach() for n in plan.leaves]
+            outputs = [piece.outputs.index(n) for n in plan.outputs]
+            maps = Maps(plan, self.gradients, [values[n] for n in plan.samples], leaves, outputs)
+        cutter = Cutter(self.rule, plan.rule, chained)
+        carries = plan.analysis.trace.carries
+        made = run_cut(
+            piece.module,
+            [values[n] for n in piece.inputs],
+            cutter,
+            [n in carries for n in piece.inputs],
+            maps=maps,
+            group=self.group,
+        )
+        values.update(zip(piece.outputs, made, strict=True))
+        return [values[node] for node in self._returned]
+
+    def _whole_piece(self) -> Piece:
+        nodes = {node for node in self.plan.module.graph.nodes if computes(node)}
+        nonlinearities = [*self.plan.nonlinearities, *self.plan.analysis.ruled]
+        return cut_piece(self.plan.module, self._placeholders, nodes, self._returned, nonlinearities)
+
+
+def run_what_is_under(plan: Plan, group: dist.ProcessGroup | None, values: dict[fx.Node, Any]) -> None:
+    """Run what does not depend on the samples, and what lies below the collapsed part."""
+    if plan.computed_once:
+        plan.once.run(values)
+    if not plan.below:
+        return
+    if group is None:
+        plan.under.run(values)
+        return
+    own = dict(values)  # what lies below is every worker's own: its gradients are averaged where they leave it
+    for node in plan.under.inputs:
+        value = values[node]
+        if isinstance(value, Tensor) and value.requires_grad and node not in plan.analysis.trace.carries:
+            own[node] = _Averaged.apply(value, group)
+    plan.under.run(own)
+    values.update({node: own[node] for node in plan.under.outputs})
+
+
+class _Averaged(torch.autograd.Function):
+    """A tensor whose gradient becomes the mean over the workers."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return averaged([g], ctx.group)[0], None

@@ -1,0 +1,201 @@
+"""What a captured graph does to a few samples: the value of every node, what carries samples, what is overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from .._errors import CollapseError
+from .graph import ENTER_AUTOCAST, EXIT_AUTOCAST, Places, computes, is_mode, outputs_of, run_node, tensors_of
+
+SIZES = (3, 2)
+"""The numbers of samples that a graph is run on: their ratio tells where a tensor keeps its samples."""
+
+
+class Trace:
+    """Two runs of a graph, on `SIZES` samples.
+
+    Args:
+        module: The graph.
+        inputs: The graph's inputs of a real batch; tensors are copied before anything overwrites them.
+        samples: Which of the inputs are tensors of samples.
+        batch: The number of samples in the batch.
+        places: Names operations in errors.
+
+    Attributes:
+        values: The values of every node in the two runs.
+        carries: The nodes whose values hold something for each sample.
+        numbers: Nodes whose values are no tensors, but sizes and the like.
+        overwrites: What a node writes into: the storages, by node.
+        operations: The floating-point operations of a node's matrix products and convolutions, on `SIZES[0]` samples.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, inputs: Sequence[Any], samples: Sequence[bool], batch: int, places: Places
+    ) -> None:
+        self.module, self.places = module, places
+        self.values: dict[fx.Node, tuple[Any, Any]] = {}
+        self.carries: set[fx.Node] = set()
+        self.numbers: set[fx.Node] = set()
+        self.overwrites: dict[fx.Node, set[int]] = {}
+        self.operations: dict[fx.Node, int] = {}
+        placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+        given = dict(zip(placeholders, zip(inputs, samples, strict=True), strict=True))
+        devices = {x.device for x in inputs if isinstance(x, Tensor) and x.device.type == "cuda"}
+        with torch.random.fork_rng(list(devices)), torch.enable_grad():
+            for node, (value, of_samples) in given.items():
+                self.values[node] = _few(value, of_samples, batch)
+                if of_samples:
+                    self.carries.add(node)
+                elif not isinstance(value, Tensor):
+                    self.numbers.add(node)
+            try:
+                for node in module.graph.nodes:
+                    self._run(node)
+            finally:
+                self._leave_autocast()
+
+    def _run(self, node: fx.Node) -> None:
+        if node.op in ("placeholder", "output"):
+            return
+        reads = {arg: tensors_of(self.values[arg]) for arg in node.all_input_nodes}
+        versions = {arg: [t._version for t in tensors] for arg, tensors in reads.items()}
+        depends = any(arg in self.carries or self.depends_on_size(arg) for arg in reads)
+        self.values[node] = self._value(node, depends)
+        written = [arg for arg in reads if [t._version for t in reads[arg]] != versions[arg]]
+        if written:
+            self.overwrites[node] = {storage(t) for arg in written for t in reads[arg]}
+        if not computes(node):
+            return
+        if not tensors_of(self.values[node]) and not written:
+            self._require_number(node)
+            self.numbers.add(node)
+        elif depends:
+            self.carries.add(node)
+
+    def _value(self, node: fx.Node, depends: bool) -> tuple[Any, Any]:
+        """The node's values in both runs; what is the same in both is run once."""
+        found: list[Any] = []
+        for run in range(2 if depends else 1):
+            given = {arg: self.values[arg][run] for arg in node.all_input_nodes}
+            try:
+                with _Operations() if depends and not run and computes(node) else nullcontext() as counted:
+                    found.append(run_node(node, given, self.module))
+            except Exception as error:
+                raise CollapseError(
+                    f"{self.places.describe(node)} fails on another number of samples than the batch's, so the model "
+                    f"fixes the batch's size there: {_first_line(error)}. Make its shapes follow x.shape[0]"
+                ) from error
+            if counted is not None:
+                self.operations[node] = counted.count
+        return found[0], found[-1]
+
+    def _require_number(self, node: fx.Node) -> None:
+        value = self.values[node][0]
+        plain = (int, float, bool, complex, str, tuple, list, torch.dtype, torch.device, torch.layout)
+        if value is not None and not isinstance(value, plain):
+            raise CollapseError(
+                f"{self.places.describe(node)} makes a {type(value).__name__}: hooks and the like would run on "
+                f"combined samples. Take it out of the model's forward"
+            )
+
+    def depends_on_size(self, node: fx.Node) -> bool:
+        """Whether a node is a number that differs between batches of different sizes."""
+        return node in self.numbers and self.values[node][0] != self.values[node][1]
+
+    def _leave_autocast(self) -> None:
+        """Leave the blocks that an error kept from being left."""
+        run = [node for node in self.module.graph.nodes if is_mode(node) and node in self.values]
+        left = {node.args[0] for node in run if node.args}
+        for node in reversed(run):
+            if node.target is ENTER_AUTOCAST and node not in left:
+                EXIT_AUTOCAST(self.values[node][0])
+
+    def storages(self, node: fx.Node) -> set[int]:
+        """The storages of a node's tensors."""
+        return {storage(t) for t in tensors_of(self.values[node])}
+
+    def overwriting(self, node: fx.Node, after: fx.Node) -> list[fx.Node]:
+        """The nodes behind `after` that write into a node's tensors."""
+        nodes = list(self.module.graph.nodes)
+        storages = self.storages(node)
+        return [later for later in nodes[nodes.index(after) + 1 :] if self.overwrites.get(later, set()) & storages]
+
+    @property
+    def outputs(self) -> list[fx.Node]:
+        """The nodes whose values the graph returns, each once."""
+        return list(dict.fromkeys(outputs_of(self.module.graph)))
+
+    @property
+    def differentiable(self) -> list[fx.Node]:
+        """Those outputs that hold samples and take gradients, or would if the inputs did."""
+        return [
+            node
+            for node in self.outputs
+            if node in self.carries and any(t.requires_grad for t in tensors_of(self.values[node]))
+        ]
+
+    def needed(self, outputs: Sequence[fx.Node]) -> set[fx.Node]:
+        """The nodes that some outputs depend on, through what is overwritten, too."""
+        needed = set(outputs)
+        read = {s for node in outputs for s in self.storages(node)}
+        for node in reversed(self.module.graph.nodes):
+            if node in needed or self.overwrites.get(node, set()) & read:
+                needed.add(node)
+                for arg in node.all_input_nodes:
+                    needed.add(arg)
+                    if arg in self.values:
+                        read |= self.storages(arg)
+        return needed
+
+
+def storage(tensor: Tensor) -> int:
+    """What two tensors have in common if one is a view of the other."""
+    return tensor.untyped_storage()._cdata  # pyright: ignore
+
+
+def _few(value: Any, of_samples: bool, batch: int) -> tuple[Any, Any]:
+    """An input of the two runs."""
+    if isinstance(value, Tensor):
+        if not of_samples:
+            copied = value.detach().clone().requires_grad_(value.requires_grad)
+            return copied, copied
+        few = [_first(value.detach(), size, batch) for size in SIZES]
+        if value.is_floating_point() or value.is_complex():  # as if they took gradients, and no leaves
+            few = [x.requires_grad_() * 1 for x in few]
+        return few[0], few[1]
+    if isinstance(value, torch.SymInt):
+        size = int(value)
+        return SIZES if size == batch else (size, size)
+    return value, value
+
+
+def _first(x: Tensor, size: int, batch: int) -> Tensor:
+    """Some samples of a batch, over again if it has not so many."""
+    if size <= batch:
+        return x[:size].clone()
+    return x[torch.arange(size, device=x.device) % batch]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
+class _Operations(TorchDispatchMode):
+    """Counts the floating-point operations of matrix products and convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.count += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
