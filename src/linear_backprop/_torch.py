@@ -5,11 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed as BackendCompilerFailed
+from torch._dynamo.exc import FailOnRecompileLimitHit as FailOnRecompileLimitHit
+from torch._dynamo.exc import TorchDynamoException as TorchDynamoException
+from torch._ops import HigherOrderOperator as HigherOrderOperator
 from torch.autograd import forward_ad
+from torch.fx.experimental import _config as _symbolic_shapes
 from torch.nn.modules import module as of_all_modules
 from torch.overrides import _get_current_function_mode_stack
 
@@ -25,6 +31,26 @@ batch_norm_and_statistics: Callable[..., tuple[Tensor, ...]] = torch._batch_norm
 BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._BatchNorm
 RUNNING_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase
 DROPOUT: type[nn.Module] = nn.modules.dropout._DropoutNd
+
+# What a captured graph sets its modes with.
+SET_GRAD_ENABLED: Function = torch._C._set_grad_enabled
+ENTER_AUTOCAST: Function = torch.amp.autocast_mode._enter_autocast
+EXIT_AUTOCAST: Function = torch.amp.autocast_mode._exit_autocast
+
+
+def counts_samples(tensor: Tensor) -> None:
+    """Tell Dynamo that the first dimension of a tensor differs from call to call."""
+    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+
+
+def one_is_a_size_like_others() -> AbstractContextManager[Any]:
+    """A context in which Dynamo takes a first dimension of 1 for one of many sizes."""
+    return _symbolic_shapes.patch(backed_size_oblivious=True)  # pyright: ignore
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The identity of a tensor's memory, which it shares with its views."""
+    return tensor.untyped_storage()._cdata  # pyright: ignore
 
 
 def transforms_active() -> bool:

@@ -98,7 +98,7 @@ def test_locally_exact_with_layers(chain: lb.BackwardRule):
 def test_one_rule_governs_its_own_layers_alone():
     model = Drawn(["max", "norm"])
     with pytest.raises(lb.CollapseError, match=r"BatchNorm2d at 'layers.1' cannot be collapsed"):
-        lb.collapse(model, layers=[lb.AveragedMaximum()])
+        lb.collapse(model, layers=[lb.AveragedMaximum()])(torch.randn(N, 4, 12, 12))
     lb.collapse(model.eval(), layers=[lb.AveragedMaximum()])(torch.randn(N, 4, 12, 12))
 
 

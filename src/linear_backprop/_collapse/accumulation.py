@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import LinearBackpropError
+from .._torch import version_of
 from .aggregates import Aggregates
 from .gradients import Wanted
 from .step import Step
@@ -23,6 +24,11 @@ class _Group:
     versions: list[int]
     total: Aggregates
 
+    def has(self, step: Step, wanted: Wanted, leaves: list[Tensor], versions: list[int]) -> bool:
+        """True if another micro-batch belongs to it."""
+        same = step.plan is self.step.plan and wanted == self.wanted and step.autocast == self.step.autocast
+        return same and versions == self.versions and all(a is b for a, b in zip(leaves, self.leaves, strict=True))
+
 
 class Accumulation:
     """Takes the aggregates of micro-batches while an `accumulate()` block is open.
@@ -32,7 +38,7 @@ class Accumulation:
     """
 
     def __init__(self) -> None:
-        self._groups: list[_Group] = []
+        self.groups: list[_Group] = []
 
     def take(self, step: Step, wanted: Wanted, total: Aggregates, leaves: list[Tensor]) -> None:
         """Add one micro-batch's aggregates.
@@ -50,8 +56,8 @@ class Accumulation:
                 "an input requires grad, and inside accumulate() inputs get no gradient: detach() it, or call "
                 "backward() without accumulate()"
             )
-        versions = [leaf._version for leaf in leaves]
-        for group in self._groups:
+        versions = [version_of(leaf) for leaf in leaves]
+        for group in self.groups:
             same = all(a is b for a, b in zip(group.leaves, leaves, strict=False)) and group.versions == versions
             if (
                 same
@@ -61,7 +67,7 @@ class Accumulation:
             ):
                 group.total = group.total + total
                 return
-        self._groups.append(_Group(step, wanted, leaves, versions, total))
+        self.groups.append(_Group(step, wanted, leaves, versions, total))
 
     def finish(self) -> None:
         """Add the gradients to what they belong to.
@@ -69,11 +75,11 @@ class Accumulation:
         Raises:
             LinearBackpropError: There are none.
         """
-        if not self._groups:
+        if not self.groups:
             raise LinearBackpropError("no backward pass ran inside accumulate(); call loss.backward() in it")
         sums: dict[Tensor, Tensor] = {}
-        for group in self._groups:
-            if [leaf._version for leaf in group.leaves] != group.versions:
+        for group in self.groups:
+            if [version_of(leaf) for leaf in group.leaves] != group.versions:
                 raise RuntimeError(
                     "a parameter was modified by an inplace operation inside accumulate(), after a micro-batch's "
                     "forward pass; step the optimizer after the block"

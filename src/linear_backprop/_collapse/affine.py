@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from .._torch import HigherOrderOperator, version_of
 from .graph import name_of, run_node, tensors_of
 from .layout import Form, Layout, candidates, of_positions
 from .trace import SIZES, Trace
@@ -83,7 +84,7 @@ class Proof:
             node: Its node.
             operation: What to run in its place, given the values that it reads.
         """
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if isinstance(node.target, HigherOrderOperator):
             return "it has a backward pass of its own, or runs code that depends on the sample"
         run = operation or (lambda values: run_node(node, values, self.trace.module))
         for dtype in (torch.float64, None):  # some operations exist in the model's own precision alone
@@ -115,7 +116,7 @@ class Proof:
         """Mixtures of samples, in the shape of `like`."""
         rows = layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
         mixed = self._weights.to(rows) @ rows
-        return layout.like(mixed if _is_inexact(z) else mixed.round(), Form(like.shape, z.dtype, False))
+        return layout.like(mixed if _is_inexact(z) else mixed.round(), Form.of(z)._replace(shape=like.shape))
 
 
 @dataclass
@@ -205,9 +206,9 @@ class _Attempt:
             for arg in self.samples
             for t, layout in zip(tensors_of(samples[arg]), self.proof.layouts[arg], strict=True)
         ]
-        versions = [t._version for t, _ in placed]
+        versions = [version_of(t) for t, _ in placed]
         returned = tensors_of(self.run({**samples, **others}))
-        written = [each for each, version in zip(placed, versions, strict=True) if each[0]._version != version]
+        written = [each for each, version in zip(placed, versions, strict=True) if version_of(each[0]) != version]
         extra = [(t, layout) for t, layout in written if all(t is not other for other in returned)]
         return returned + [t for t, _ in extra], [layout for _, layout in extra]
 

@@ -13,12 +13,12 @@ from torch import Tensor, fx, nn
 from .._call import Call
 from .._catalogue.activations import FORMS, Form
 from .._conversion.where import Predicate
-from .._torch import Function
 from .._errors import CollapseError
 from .._rules.layers import rule_for
 from .._rules.rule import LayerRule
+from .._torch import Function
 from .affine import Proof
-from .graph import computes, function_of, tensors_of
+from .graph import computes, function_of, tensors_of, user_line
 from .layout import Layout
 from .remedies import advice_for
 from .trace import Trace
@@ -194,10 +194,7 @@ class Analysis:
     def _parts(self, faults: Mapping[fx.Node, str]) -> dict[fx.Node, Part]:
         trace = self.trace
         self._numbers = self._numbers_of_samples()
-        forced = [node for node in trace.carries if node in faults or self._keeps_its_derivative(node)]
-        if self.selection.selects is None:
-            forced = [node for node in forced if node not in faults]
-        below = trace.needed(forced) if forced else set()
+        below = trace.needed(list(faults)) if faults and self.selection.selects is not None else set[fx.Node]()
         parts = {
             node: Part.BELOW if node in below else Part.ABOVE
             for node in trace.module.graph.nodes
@@ -216,40 +213,30 @@ class Analysis:
                 found.add(node)
         return found
 
-    def _keeps_its_derivative(self, node: fx.Node) -> bool:
-        """Whether an activation is left alone by `where`."""
-        if self.selection.selects is None or node not in self.needed or not computes(node):
-            return False
-        return self.found[node] is None and function_of(node) in FORMS
-
     def _is_above(self, node: fx.Node) -> bool:
         return self.parts.get(node) is Part.ABOVE
 
     def _refuse(self, faults: Mapping[fx.Node, str]) -> None:
         """Refuse what cannot be collapsed, by name."""
-        order = [node for node in self.found if node in self.trace.carries]
-        if self.selection.selects is None:
-            for node in order:
-                if node in faults:
-                    above = any(self.found[n] and n in self.needed for n in order[order.index(node) :])
-                    module = self.selection.modules.get(self.places.path(node)) if not self.found[node] else None
-                    advice = advice_for(node, module, faults[node], above)
-                    raise CollapseError(f"{self.places.describe(node)} cannot be collapsed: {advice}")
-            return
-        chosen = [node for node in order if self.found[node] and self.found[node].layer is None]  # pyright: ignore
-        if not any(self._is_above(node) for node in chosen):
-            if not chosen:
-                names = ", ".join(self.places.describe(n) for n in order if function_of(n) in FORMS)
-                raise CollapseError(f"`where` selects none of the activations: {names or 'none'}")
-        for node in chosen:
-            if not self._is_above(node) and node in self.needed:
-                forced = [n for n in order if n in faults or self._keeps_its_derivative(n)]
-                late = next(n for n in forced if node in self.trace.needed([n]))
-                why = faults.get(late, "it is not selected") if late is not node else faults[late]
-                raise CollapseError(
-                    f"{self.places.describe(late)} runs after {self.places.describe(node)}, which `where` selects, but "
-                    f"{why}: collapse takes everything from one activation on, so select it, too, or begin above it"
-                )
+        order = [node for node in self.found if node in self.needed and node in self.trace.carries]
+        activations = [node for node in order if function_of(node) in FORMS]
+        chosen = [node for node in activations if self.found[node]]
+        if self.selection.selects is not None and not chosen:
+            names = ", ".join(map(self.places.name, activations))
+            raise CollapseError(f"`where` selects none of the activations: {names or 'none'}")
+        for node in order:
+            below = [n for n in chosen if n is not node and n in self.trace.needed([node])]
+            if node not in faults or (self.selection.selects is not None and not below):
+                continue
+            if self.selection.takes(self.places.path(node)):
+                above = any(node in self.trace.needed([n]) for n in activations if n is not node)
+                module = None if self.found[node] else self.places.module(node)
+                advice = advice_for(node, module, faults[node], above)
+                raise CollapseError(f"{self.places.name(node)} cannot be collapsed: {advice}{user_line(node)}")
+            raise CollapseError(
+                f"{self.places.name(node)} is not selected, but runs after {self.places.name(below[0])}, which is: "
+                f"collapse takes everything from one activation on, so select it, too, or begin above it"
+            )
 
     def _positions_or(self, proof: Proof) -> dict[fx.Node, list[Layout | None]]:
         """The layouts with every position a sample of its own, if all are treated alike; else those of samples."""
@@ -272,8 +259,8 @@ class Analysis:
         for node in self.outputs:
             if self._is_above(node) and node.op != "placeholder" and self.layouts[node][0] is None:
                 raise CollapseError(
-                    f"{self.places.describe(node)}: outputs must hold something for each sample, got shape "
-                    f"{tuple(self.trace.values[node][0].shape)}; compute the loss outside the model"
+                    f"{self.places.name(node)}: outputs must hold something for each sample, got shape "
+                    f"{tuple(self.trace.values[node][0].shape)}; compute the loss outside the model{user_line(node)}"
                 )
 
     def _require_order(self) -> None:
@@ -290,7 +277,7 @@ class Analysis:
                     self.parts[node] is Part.ABOVE and other in self.needed and not layer and self._is_foreign(node)
                 ):
                     raise CollapseError(
-                        f"{self.places.describe(node)} overwrites what {self.places.describe(other)} reads: write it "
+                        f"{self.places.name(node)} overwrites what {self.places.name(other)} reads: write it "
                         f"out of place"
                     )
 

@@ -15,11 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, TorchDynamoException
-from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .._errors import CollapseError
+from .._torch import (
+    BackendCompilerFailed,
+    FailOnRecompileLimitHit,
+    TorchDynamoException,
+    counts_samples,
+    one_is_a_size_like_others,
+)
 from .graph import inline_checkpoints, line_in
 
 Runner = Callable[["Call", Sequence[Any]], Sequence[Any]]
@@ -73,7 +78,7 @@ class Captured:
         token = _under_way.set(call)
         try:
             # A batch of one is a batch, not a constant.
-            with symbolic_shapes.patch(backed_size_oblivious=True) if call.batch == 1 else nullcontext():
+            with one_is_a_size_like_others() if call.batch == 1 else nullcontext():
                 result = self._run(given, named)
         except BackendCompilerFailed as error:  # an error of ours: as it is
             raise error.inner_exception from None
@@ -126,7 +131,7 @@ class Captured:
                 return x
             if id(x) not in marked:
                 other = x.detach().requires_grad_(x.requires_grad)
-                torch._dynamo.maybe_mark_dynamic(other, 0)
+                counts_samples(other)
                 marked[id(x)] = other
                 call.tensors[id(other)] = x
             return marked[id(x)]

@@ -40,12 +40,13 @@ from .._errors import CollapseError, LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
+from .._torch import is_compiled
 from .accumulation import Accumulation
 from .analysis import Analysis, Selection
 from .capture import Call, Captured, Runner
 from .graph import Places
 from .locally_exact import LocallyExact
-from .runner import CollapsedRunner, LocalRunner
+from .runner import CollapsedRunner, LocalRunner, Options
 from .trace import Trace
 
 CollapsibleRule = Linear | MeanLinear | LocallyExact
@@ -59,6 +60,7 @@ def collapse(
     *,
     process_group: dist.ProcessGroup | None = None,
     always: bool = False,
+    check: bool = False,
     compile: bool = False,
 ) -> Collapsed:
     """The same model with Linear Backprop's gradients at the cost of C samples.
@@ -88,7 +90,9 @@ def collapse(
         process_group: The gradients become the mean over these workers, as under DDP, by sending the aggregates:
             C + 1 samples' activations in place of a gradient the size of the model.
         always: Collapse also where the ordinary backward pass would be cheaper.
-        compile: Whether TorchInductor compiles the step's graphs.
+        check: Verify at every step that the combinations come out of the model as those of its outputs: a few
+            products more. It guards against rounding that went wrong, not against what is proved.
+        compile: Compile the step's graphs with TorchInductor.
 
     Raises:
         LinearBackpropError: Another rule, something in `layers` is not a layer's rule, or `model` no module.
@@ -102,7 +106,16 @@ def collapse(
         )
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LinearBackpropError(f"collapse takes a module, got {model!r}")
-    return Collapsed(model, rule, where, require_layers(layers), process_group, always, compile)
+    return Collapsed(
+        model,
+        rule,
+        where,
+        require_layers(layers),
+        process_group=process_group,
+        always=always,
+        check=check,
+        compile=compile,
+    )
 
 
 class Collapsed(nn.Module):
@@ -114,24 +127,31 @@ class Collapsed(nn.Module):
         rule: CollapsibleRule,
         where: Where,
         layers: tuple[LayerRule, ...],
+        *,
         process_group: dist.ProcessGroup | None,
         always: bool,
+        check: bool,
         compile: bool,
     ) -> None:
         super().__init__()
         _refuse_converted(model)
         self.rule, self.where, self.layers = rule, where, layers
-        self.process_group, self.always = process_group, always
+        self.process_group, self.always, self.check = process_group, always, check
         # The very same dictionaries: what either of the two changes, both have.
         self.model: nn.Module
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
         self.__dict__["model"] = model
-        self.compiled = compile or hasattr(model, "_orig_mod")
-        self._selects = None if where is None else selector(where, model)
-        self._captured = Captured(getattr(model, "_orig_mod", model), self._prepare, samples=True)
+        self.compiled = compile or is_compiled(model)
+        self._selects = None if where is None else selector(where, self._target)
+        self._captured = Captured(self._target, self._prepare, samples=True)
         self._runner: CollapsedRunner | LocalRunner | None = None
         self._accumulation: Accumulation | None = None
         self._said = False
+
+    @property
+    def _target(self) -> nn.Module:
+        """The model; one under `torch.compile`, without it."""
+        return getattr(self.model, "_orig_mod", self.model)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode on the model."""
@@ -139,7 +159,9 @@ class Collapsed(nn.Module):
         self.training = mode
         return self
 
-    @torch.compiler.disable(reason="a collapsed model captures its own graph: use lb.collapse(model, compile=True)")
+    @torch.compiler.disable(  # pyright: ignore[reportUntypedFunctionDecorator]
+        reason="a collapsed model captures its own graph: use lb.collapse(model, compile=True)"
+    )
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own output.
 
@@ -158,7 +180,7 @@ class Collapsed(nn.Module):
         """
         if self._runner is None:
             raise LinearBackpropError("collapses() knows the model only once it has run on a batch; call it first")
-        return self._runner.collapses(samples)
+        return self._accumulation is not None or self._runner.collapses(samples)
 
     @contextmanager
     def accumulate(self) -> Generator[None]:
@@ -196,29 +218,42 @@ class Collapsed(nn.Module):
         """Analyse a captured graph."""
         _refuse_converted(self.model)
         is_sample = [id(x) in call.tensors for x in inputs]
-        trace = Trace(module, inputs, is_sample, call.batch, Places(self._captured.function))
-        analysis = Analysis(trace, Selection(self.model, self._selects, self.layers))
-        options = {"group": self.process_group, "always": self.always, "compiled": self.compiled}
+        if self._selects is None:
+            _refuse_integers(module, inputs, is_sample)
+        trace = Trace(module, inputs, is_sample, call.batch, Places(self._target))
+        analysis = Analysis(trace, Selection(self._target, self._selects, self.layers))
+        options = Options(self.process_group, always=self.always, check=self.check, compiled=self.compiled)
         if isinstance(self.rule, LocallyExact):
-            runner = LocalRunner(analysis, self.rule, **options)
+            runner = LocalRunner(analysis, self.rule, options)
         else:
-            runner = CollapsedRunner(analysis, self.rule, **options)
+            runner = CollapsedRunner(analysis, self.rule, options)
 
         def run(call: Call, inputs: Sequence[Any]) -> Sequence[Any]:
             self._runner = runner
-            if self._accumulation is None and not runner.collapses(call.batch):
-                self._say_that_it_is_ordinary(call.batch)
-            return runner(call, inputs, self._accumulation)
+            collapses = self.collapses(call.batch)
+            if not collapses and not self._said and not isinstance(self.rule, LocallyExact):
+                self._said = True
+                _say_that_it_is_ordinary(call.batch, runner.costs.outputs)
+            return runner(call, inputs, collapses, self._accumulation)
 
         return run
 
-    def _say_that_it_is_ordinary(self, samples: int) -> None:
-        if not self._said and not isinstance(self.rule, LocallyExact):
-            self._said = True
-            warnings.warn(
-                f"{samples} samples are too few for {self._runner and self._runner.costs.outputs} outputs: the "
-                f"ordinary backward pass is cheaper and is run, with the same gradients",
-                stacklevel=2,
+
+def _say_that_it_is_ordinary(samples: int, outputs: int) -> None:
+    warnings.warn(
+        f"{samples} samples are too few for {outputs} outputs: the ordinary backward pass is cheaper and is run, with "
+        f"the same gradients",
+        stacklevel=2,
+    )
+
+
+def _refuse_integers(module: fx.GraphModule, inputs: Sequence[Any], is_sample: Sequence[bool]) -> None:
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for node, x, of_samples in zip(placeholders, inputs, is_sample, strict=True):
+        if of_samples and node.users and not (x.is_floating_point() or x.is_complex()):
+            raise CollapseError(
+                f"inputs must be floating tensors that can be combined, got {x.dtype}; collapse only what lies above "
+                f"what reads it (`where=`)"
             )
 
 

@@ -102,7 +102,7 @@ class _Emit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, h: Tensor, slope: Tensor | None) -> Tensor:
         ctx.slope = slope
-        return h.view_as(h)
+        return h.detach()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]

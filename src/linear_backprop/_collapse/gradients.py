@@ -60,7 +60,7 @@ class Gradients:
         batch: int,
         autocast: Autocast,
     ) -> list[Tensor | None]:
-        """The gradients of what is wanted, in order: samples, leaves, what is emitted; None where nothing depends on it.
+        """The gradients of samples, leaves and what is emitted, those wanted; None where nothing depends on one.
 
         Args:
             wanted: Which.
@@ -163,7 +163,7 @@ def _simplify(traced: fx.GraphModule) -> None:
     """Drop what nobody reads, detaching, which means nothing outside autograd, and what is transposed twice."""
     transpose = torch.ops.aten.t.default
     for node in traced.graph.nodes:
-        below = node.args[0] if node.args else None
+        below: Any = node.args[0] if node.args else None
         if node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(below)
         elif node.target is transpose and below.target is transpose:

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from .._torch import Function
+from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function
 
-GRAD_MODE: Function = torch._C._set_grad_enabled  # pyright: ignore[reportPrivateUsage]
-ENTER_AUTOCAST: Function = torch.amp.autocast_mode._enter_autocast  # pyright: ignore[reportPrivateUsage]
-EXIT_AUTOCAST: Function = torch.amp.autocast_mode._exit_autocast  # pyright: ignore[reportPrivateUsage]
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s+(?P<code>.+)')
 
@@ -27,7 +24,7 @@ def function_of(node: fx.Node) -> Function:
 
 def is_mode(node: fx.Node) -> bool:
     """Whether the node sets a mode for those that follow, grad mode or autocast, and computes nothing."""
-    return node.op == "call_function" and (node.target in (GRAD_MODE, ENTER_AUTOCAST, EXIT_AUTOCAST))
+    return node.op == "call_function" and (node.target in (SET_GRAD_ENABLED, ENTER_AUTOCAST, EXIT_AUTOCAST))
 
 
 def computes(node: fx.Node) -> bool:
@@ -66,7 +63,8 @@ class Places:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._modules = {path: module for path, module in model.named_modules()}
+        self._paths = {id(module): path for path, module in self._modules.items()}
 
     def path(self, node: fx.Node) -> str:
         """The path of the module whose `forward` called the operation; "" for the model itself."""
@@ -79,10 +77,16 @@ class Places:
             return self._paths[int(identity)]
         return source.removeprefix(stack[0][1][0]).lstrip(".")
 
-    def describe(self, node: fx.Node) -> str:
-        """The operation, its module and the user's line."""
-        path, line = self.path(node), user_line(node)
-        return f"{name_of(node)} at {path or 'the model'!r}" + (f" ({line})" if line else "")
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module whose `forward` called the operation; None if the model does not register it."""
+        return self._modules.get(self.path(node))
+
+    def name(self, node: fx.Node) -> str:
+        """The operation and its place: by the module's class if it is PyTorch's own, by the function if not."""
+        module = self.module(node)
+        by_class = module is not None and type(module).__module__.startswith("torch.nn.modules.")
+        what = type(module).__name__ if by_class else name_of(node)
+        return f"{what} at {self.path(node) or 'the model'!r}"
 
 
 def name_of(node: fx.Node) -> str:
@@ -92,8 +96,9 @@ def name_of(node: fx.Node) -> str:
 
 
 def user_line(node: fx.Node) -> str:
-    """The innermost line outside PyTorch that led to the node, as file:line: code; empty if there is none."""
-    return line_in(node.stack_trace or "")
+    """The innermost line outside PyTorch that led to the node, in brackets; empty if there is none."""
+    line = line_in(node.stack_trace or "")
+    return f" [{line}]" if line else ""
 
 
 def line_in(trace: str) -> str:

@@ -44,12 +44,18 @@ class Layout:
     after: int = 1
     positions: int = 1
 
-    def rows(self, z: Tensor) -> Tensor:
-        """The samples as rows: shape (N * positions, features); a view where strides allow."""
+    def rows(self, z: Tensor, form: Form | None = None) -> Tensor:
+        """The samples as rows: shape (N * positions, features); a view where strides allow.
+
+        Args:
+            z: Keeps its samples here.
+            form: Whose order the features get; z's own by default.
+        """
         if self.positions > 1:
             return z.reshape(z.shape[0] * self.positions // self.after, -1)
         if self.dim == 0 and self.before == self.after == 1:
-            z = z.permute(0, 2, 3, 1) if _is_channels_last(z) else z
+            channels_last = _is_channels_last(z) if form is None else form.is_channels_last
+            z = z.permute(0, 2, 3, 1) if channels_last else z
             return z.reshape(len(z), -1)
         samples = z.shape[self.dim] // (self.before * self.after)
         split = z.unflatten(self.dim, (self.before, samples, self.after))

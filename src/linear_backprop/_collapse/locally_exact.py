@@ -24,8 +24,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .._errors import CollapseError, LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
-from .._rules.rule import BackwardRule, LayerRule, ModelRule
-from .._torch import Function
+from .._rules.rule import LayerRule, ModelRule
+from .._torch import Function, graph_is_kept
 from .capture import Call, Captured, Runner
 from .cutting import Cut, Cutter, begin, gradients, separate
 from .graph import Places, computes, function_of, outputs_of
@@ -60,10 +60,10 @@ class LocallyExact(ModelRule):
     formula = "g * f'(a) for the parameters just below, chain's cotangent further down"
     source = "a linear chain with each layer's own derivative; for convert and collapse"
 
-    chain: BackwardRule = Linear()  # noqa: RUF009
+    chain: Linear | MeanLinear = Linear()  # noqa: RUF009
 
     def __post_init__(self) -> None:
-        if not isinstance(self.chain, Linear | MeanLinear):
+        if not isinstance(self.chain, Linear | MeanLinear):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LinearBackpropError(f"LocallyExact's chain must be Linear() or MeanLinear(), got {self.chain!r}")
 
     def bind(
@@ -297,7 +297,7 @@ class _Local(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise CollapseError("LocallyExact cannot be differentiated again (create_graph=True); use another rule")
         step: _Pass = ctx.step
-        kept = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
+        kept = graph_is_kept()
         sources: tuple[Tensor, ...] = ctx.saved_tensors
         if all(each is None for each in g):
             return (None,) * (2 + ctx.count + len(sources))

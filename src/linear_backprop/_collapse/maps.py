@@ -85,7 +85,7 @@ class Maps:
             )
             if noting.emits
         ]
-        activations = [each for *each, is_activation in reversed(of_h) if is_activation]
+        activations = [(p, layout, form) for p, layout, form, is_activation in reversed(of_h) if is_activation]
         return of_samples, (_spread(p, cotangents, layout, form) for p, layout, form in activations)
 
     def _units(self, g: Sequence[Tensor | None], rows: int, like: Tensor) -> list[Tensor]:
@@ -107,6 +107,6 @@ def _spread(p: Tensor | None, g: Tensor, layout: Layout, form: Form) -> Tensor |
     """sum_c g_{n,c} P_c for every sample n."""
     if p is None:
         return None
-    maps = layout.rows(p)[: g.shape[1]]
+    maps = layout.rows(p, form)[: g.shape[1]]
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     return layout.like(g.to(maps.dtype) @ maps, form)

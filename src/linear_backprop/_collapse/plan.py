@@ -22,11 +22,11 @@ from .._conversion.run_call import run_activation, run_layer
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import rule_for
 from .._rules.rule import LayerRule
-from .._torch import Function
+from .._torch import SET_GRAD_ENABLED, Function
 from .analysis import Analysis, NonLinearity, Part
 from .cutting import Cutter
 from .emission import emit, map_layer, note_activation, note_layer
-from .graph import GRAD_MODE, Rewriting, computes, function_of, tensors_of
+from .graph import Rewriting, computes, function_of, tensors_of
 from .layout import Layout
 
 
@@ -214,7 +214,7 @@ class Plan:
 
         writers: dict[fx.Node, Callable[[fx.Node], fx.Node | None]]
         writers = {n.node: note(n, noting) for n, noting in zip(self.nonlinearities, self.noting, strict=True)}
-        writers |= {node: lambda _: None for node in self.module.graph.nodes if node.target is GRAD_MODE}
+        writers |= {node: lambda _: None for node in self.module.graph.nodes if node.target is SET_GRAD_ENABLED}
         new.write(needed, writers)
         return Piece(new.finish([*(new.copies[n] for n in outputs), *copies, *noted]), inputs, outputs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from .._catalogue.not_elementwise import FUNCTIONS, row_of
-from .graph import function_of
+from .graph import function_of, name_of
 
 
 def advice_for(node: fx.Node, module: nn.Module | None, fault: str, activations_above: bool) -> str:
@@ -17,6 +17,8 @@ def advice_for(node: fx.Node, module: nn.Module | None, fault: str, activations_
         fault: Why the proof failed.
         activations_above: Whether activations run after it, so that what lies above it can be collapsed.
     """
+    if name_of(node).endswith("_with_indices"):
+        return _sentences("it returns indices, which depend on the sample", "call it without return_indices")
     row = FUNCTIONS.get(function_of(node)) or (row_of(module) if module is not None else None)
     if row is not None:
         return _sentences(row.in_collapse.reason, row.in_collapse.remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,15 +26,30 @@ from .step import Step, connect
 from .workers import averaged
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a captured graph is run.
+
+    Attributes:
+        group: The workers whose mean the gradients become; None for this one alone.
+        always: True to collapse also where that costs more.
+        check: True to verify every step.
+        compiled: True to compile the graphs.
+    """
+
+    group: dist.ProcessGroup | None
+    always: bool
+    check: bool
+    compiled: bool
+
+
 class CollapsedRunner:
     """One captured graph under `Linear` or `MeanLinear`.
 
     Args:
         analysis: What the graph consists of.
         rule: The rule.
-        group: The workers whose mean the gradients become; None for this one alone.
-        always: Whether to collapse also where that costs more.
-        compiled: Whether TorchInductor compiles the graphs.
+        options: How it is run.
 
     Attributes:
         costs: What a step costs on either path.
@@ -43,35 +59,38 @@ class CollapsedRunner:
         self,
         analysis: Analysis,
         rule: Linear | MeanLinear,
-        *,
-        group: dist.ProcessGroup | None,
-        always: bool,
-        compiled: bool,
+        options: Options,
     ) -> None:
         self.plan = Plan(analysis, rule)
-        self.gradients = Gradients(self.plan, compiled)
+        self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
-        self.group, self.always = group, always
+        self.options = options
         graph = analysis.trace.module.graph
         self._placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         self._returned = outputs_of(graph)
 
     def collapses(self, samples: int) -> bool:
         """Whether a batch of so many samples is collapsed."""
-        return self.always or self.group is not None or self.costs.collapse_pays(samples)
+        return self.options.always or self.options.group is not None or self.costs.collapse_pays(samples)
 
-    def __call__(self, call: Call, inputs: Sequence[Any], accumulation: Accumulation | None) -> list[Any]:
+    def __call__(
+        self, call: Call, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None
+    ) -> list[Any]:
         """The values that the graph returns."""
         plan = self.plan
         values: dict[fx.Node, Any] = {
             node: call.tensors.get(id(x), x) for node, x in zip(self._placeholders, inputs, strict=True)
         }
-        if accumulation is None and not self.collapses(call.batch):
+        if not collapses:
             plan.whole().run(values)
             return [values[node] for node in self._returned]
-        run_what_is_under(plan, self.group, values)
+        run_what_is_under(plan, self.options.group, values)
         if plan.outputs:
-            connect(Step.of(plan, self.gradients, values, self.group), values, accumulation)
+            connect(
+                Step.of(plan, self.gradients, values, self.options.group, check=self.options.check),
+                values,
+                accumulation,
+            )
         else:
             plan.forward.run(values)
         return [values[node] for node in self._returned]
@@ -83,28 +102,23 @@ class LocalRunner:
     Args:
         analysis: What the graph consists of.
         rule: The rule.
-        group: The workers whose mean the gradients become; None for this one alone.
-        always: Whether to send the unit vectors down the chain also where the batch is cheaper.
-        compiled: Whether TorchInductor compiles the graphs.
+        options: How it is run; `always` sends the unit vectors down the chain also where the batch is cheaper.
     """
 
     def __init__(
         self,
         analysis: Analysis,
         rule: LocallyExact,
-        *,
-        group: dist.ProcessGroup | None,
-        always: bool,
-        compiled: bool,
+        options: Options,
     ) -> None:
-        self.rule, self.group, self.always = rule, group, always
+        self.rule, self.options = rule, options
         self.plan = Plan(analysis, rule.chain)
-        self.gradients = Gradients(self.plan, compiled)
+        self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
         self.whole = bool(analysis.ruled)
         if self.whole and self.plan.below:
             raise CollapseError(
-                f"{analysis.places.describe(analysis.ruled[0].node)} works on parameters alone, and LocallyExact with "
+                f"{analysis.places.name(analysis.ruled[0].node)} works on parameters alone, and LocallyExact with "
                 f"`where` has no chain to reach them: take another rule, or collapse without `where`"
             )
         graph = analysis.trace.module.graph
@@ -114,17 +128,19 @@ class LocalRunner:
 
     def collapses(self, samples: int) -> bool:
         """Whether the unit vectors are sent down the chain, in a batch of so many samples."""
-        return not self.whole and (self.always or self.costs.chain_pays(samples))
+        return not self.whole and (self.options.always or self.costs.chain_pays(samples))
 
-    def __call__(self, call: Call, inputs: Sequence[Any], accumulation: Accumulation | None) -> list[Any]:
+    def __call__(
+        self, call: Call, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None
+    ) -> list[Any]:
         """The values that the graph returns."""
         plan, piece = self.plan, self._piece
         values: dict[fx.Node, Any] = {
             node: call.tensors.get(id(x), x) for node, x in zip(self._placeholders, inputs, strict=True)
         }
         if not self.whole:
-            run_what_is_under(plan, self.group, values)
-        chained = not self.collapses(call.batch)
+            run_what_is_under(plan, self.options.group, values)
+        chained = self.whole or not collapses
         maps = None
         if not chained:
             leaves = [values[n].detach() for n in plan.leaves]
@@ -138,7 +154,7 @@ class LocalRunner:
             cutter,
             [n in carries for n in piece.inputs],
             maps=maps,
-            group=self.group,
+            group=self.options.group,
         )
         values.update(zip(piece.outputs, made, strict=True))
         return [values[node] for node in self._returned]

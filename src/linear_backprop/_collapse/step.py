@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, fx
 
 from .._errors import CollapseError
+from .._torch import graph_is_kept
 from .aggregates import Aggregates
 from .gradients import Autocast, Gradients, Noted, Wanted
 from .layout import Form
@@ -19,6 +20,10 @@ from .workers import averaged
 
 if TYPE_CHECKING:
     from .accumulation import Accumulation
+
+
+# How far combinations may be off, relative to the largest value: rounding over the layers.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 
 
 @dataclass(eq=False)
@@ -34,6 +39,7 @@ class Step:
         leaves: The leaves.
         autocast: What it ran under.
         group: The workers whose mean the gradients become; None for this one alone.
+        checked: The outputs, where their combinations are to be verified.
     """
 
     plan: Plan
@@ -44,6 +50,7 @@ class Step:
     leaves: list[Tensor]
     autocast: Autocast
     group: dist.ProcessGroup | None
+    checked: list[Tensor]
 
     @staticmethod
     def of(
@@ -51,6 +58,8 @@ class Step:
         gradients: Gradients,
         values: dict[fx.Node, Any],
         group: dist.ProcessGroup | None = None,
+        *,
+        check: bool = False,
     ) -> Step:
         """Run the collapsed part forward: `values` has what it reads, and gets what it returns."""
         with torch.no_grad():
@@ -71,19 +80,20 @@ class Step:
             leaves=[values[n].detach() for n in plan.leaves],
             autocast=Autocast.now(kept[0].device.type),
             group=group,
+            checked=[values[n] for n in plan.outputs] if check else [],
         )
 
     def cotangents(self, g: Sequence[Tensor | None]) -> Tensor:
         """The cotangents of the outputs that received one, side by side: shape (N, C)."""
-        layouts = self.plan.output_layouts
-        rows = [layout.rows(each) for each, layout in zip(g, layouts, strict=True) if each is not None]
+        outputs = zip(g, self.plan.output_layouts, self._output_forms, strict=True)
+        rows = [layout.rows(each, form) for each, layout, form in outputs if each is not None]
         return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def aggregates(self, g: Tensor, keep: bool) -> Aggregates:
         """Of all values, which are freed if they are not to be kept, before the gradients ask for memory."""
-        total = Aggregates.of(
-            g, [layout.rows(z) for layout, z in zip(self.plan.value_layouts, self.values, strict=True)]
-        )
+        layouts = [*self.plan.value_layouts, *(self.plan.output_layouts if self.checked else ())]
+        values = [*self.values, *self.checked]
+        total = Aggregates.of(g, [layout.rows(z) for layout, z in zip(layouts, values, strict=True)])
         if not keep:
             self.values.clear()
         return total
@@ -99,14 +109,37 @@ class Step:
             h = next(combinations) if noting.emits else None
             noted.append((h, slope, tuple(next(combinations) for _ in range(noting.own)), constants))
         columns, cotangents = total.cotangents(), list[Tensor]()
-        forms = self.forms[len(plan.value_layouts) :]
-        for received, layout, form in zip(wanted.outputs, plan.output_layouts, forms, strict=True):
+        for received, layout, form in zip(wanted.outputs, plan.output_layouts, self._output_forms, strict=True):
             if received:
                 width = layout.width(form.shape)
                 cotangents.append(layout.place(columns[:, :width], form, pad=0.0))
                 columns = columns[:, width:]
         batch = -(-(len(total.ones) + 1) // plan.output_layouts[0].positions)
+        if self.checked:
+            self._verify(samples, noted, total, batch)
         return self.gradients(wanted, samples, self.leaves, noted, cotangents, batch=batch, autocast=self.autocast)
+
+    @property
+    def _output_forms(self) -> list[Form]:
+        return self.forms[len(self.plan.value_layouts) :]
+
+    def _verify(self, samples: list[Tensor], noted: list[Noted], total: Aggregates, batch: int) -> None:
+        """Refuse gradients of combinations that do not come out as those of the outputs."""
+        plan = self.plan
+        values = dict(zip([*plan.samples, *plan.leaves], [*samples, *self.leaves], strict=True))
+        given = [values[n] if n in values else plan.number(n, batch) for n in plan.replay.inputs]
+        with torch.no_grad(), self.autocast.again():
+            made = plan.replay.module(*given, *noted)
+        combinations = total.combinations()[-len(made) :]
+        for y, expected, layout, form in zip(made, combinations, plan.output_layouts, self._output_forms, strict=True):
+            error = (layout.rows(y, form)[: len(expected)] - expected).abs().max() / expected.abs().max().clamp(
+                min=1e-30
+            )
+            if not error <= _TOLERANCE.get(y.dtype, 0.1):
+                raise CollapseError(
+                    f"combinations of samples come out of the model {error.item():.1e} off (relative): rounding, or "
+                    f"infinities among its values; scale its inputs, or run it in a wider dtype"
+                )
 
     def _slopes(self) -> list[Tensor | None]:
         """The slopes; over several workers, their means, in one message."""
@@ -160,7 +193,7 @@ class _Collapsed(torch.autograd.Function):
         if not any(wanted.outputs):
             return (*nothing, *[None] * len(sources))
         cotangents = step.cotangents(g)
-        total = step.aggregates(cotangents, keep=_graph_is_kept())
+        total = step.aggregates(cotangents, keep=graph_is_kept())
         if ctx.accumulation is not None:
             ctx.accumulation.take(step, wanted, total, list(sources[count:]))
             return (*nothing, *[None] * len(sources))
@@ -170,11 +203,7 @@ class _Collapsed(torch.autograd.Function):
             rows = gradients[index]
             if rows is not None:
                 layout = plan.layouts[n]
-                spread = total.spread(layout.rows(rows)[: len(total.ones) + 1], cotangents)
-                gradients[index] = layout.like(spread, Form.of(z))
+                form = Form.of(z)
+                spread = total.spread(layout.rows(rows, form)[: len(total.ones) + 1], cotangents)
+                gradients[index] = layout.like(spread, form)
         return (*nothing, *gradients)
-
-
-def _graph_is_kept() -> bool:
-    """Whether the backward pass under way was asked to keep the graph."""
-    return torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore

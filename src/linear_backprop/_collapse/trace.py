@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from .._errors import CollapseError
-from .graph import ENTER_AUTOCAST, EXIT_AUTOCAST, Places, computes, is_mode, outputs_of, run_node, tensors_of
+from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, storage_of, version_of
+from .graph import Places, computes, is_mode, outputs_of, run_node, tensors_of, user_line
 
 SIZES = (3, 2)
 """The numbers of samples that a graph is run on: their ratio tells where a tensor keeps its samples."""
@@ -65,12 +66,12 @@ class Trace:
         if node.op in ("placeholder", "output"):
             return
         reads = {arg: tensors_of(self.values[arg]) for arg in node.all_input_nodes}
-        versions = {arg: [t._version for t in tensors] for arg, tensors in reads.items()}
+        versions = {arg: [version_of(t) for t in tensors] for arg, tensors in reads.items()}
         depends = any(arg in self.carries or self.depends_on_size(arg) for arg in reads)
         self.values[node] = self._value(node, depends)
-        written = [arg for arg in reads if [t._version for t in reads[arg]] != versions[arg]]
+        written = [arg for arg in reads if [version_of(t) for t in reads[arg]] != versions[arg]]
         if written:
-            self.overwrites[node] = {storage(t) for arg in written for t in reads[arg]}
+            self.overwrites[node] = {storage_of(t) for arg in written for t in reads[arg]}
         if not computes(node):
             return
         if not tensors_of(self.values[node]) and not written:
@@ -89,8 +90,9 @@ class Trace:
                     found.append(run_node(node, given, self.module))
             except Exception as error:
                 raise CollapseError(
-                    f"{self.places.describe(node)} fails on another number of samples than the batch's, so the model "
+                    f"{self.places.name(node)} fails on another number of samples than the batch's, so the model "
                     f"fixes the batch's size there: {_first_line(error)}. Make its shapes follow x.shape[0]"
+                    f"{user_line(node)}"
                 ) from error
             if counted is not None:
                 self.operations[node] = counted.count
@@ -101,8 +103,8 @@ class Trace:
         plain = (int, float, bool, complex, str, tuple, list, torch.dtype, torch.device, torch.layout)
         if value is not None and not isinstance(value, plain):
             raise CollapseError(
-                f"{self.places.describe(node)} makes a {type(value).__name__}: hooks and the like would run on "
-                f"combined samples. Take it out of the model's forward"
+                f"{self.places.name(node)} makes a {type(value).__name__}: hooks and the like would run on combined "
+                f"samples. Take it out of the model's forward{user_line(node)}"
             )
 
     def depends_on_size(self, node: fx.Node) -> bool:
@@ -119,7 +121,7 @@ class Trace:
 
     def storages(self, node: fx.Node) -> set[int]:
         """The storages of a node's tensors."""
-        return {storage(t) for t in tensors_of(self.values[node])}
+        return {storage_of(t) for t in tensors_of(self.values[node])}
 
     def overwriting(self, node: fx.Node, after: fx.Node) -> list[fx.Node]:
         """The nodes behind `after` that write into a node's tensors."""
@@ -153,11 +155,6 @@ class Trace:
                     if arg in self.values:
                         read |= self.storages(arg)
         return needed
-
-
-def storage(tensor: Tensor) -> int:
-    """What two tensors have in common if one is a view of the other."""
-    return tensor.untyped_storage()._cdata  # pyright: ignore
 
 
 def _few(value: Any, of_samples: bool, batch: int) -> tuple[Any, Any]:
