@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._call import Call
 from .._catalogue.activations import FORMS
+from .._catalogue.not_elementwise import FUNCTIONS
 from .._errors import LinearBackpropError
 from .._rules.elementwise import Linear
 from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
@@ -34,7 +35,8 @@ def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[...
 
     Raises:
         LinearBackpropError: `function` is a module (use `convert`) or cannot be called, or `rule` is not
-            a rule or is for whole models. At the call: the function does not keep its input's shape.
+            a rule or is for whole models, or `function` is known not to be elementwise, as softmax. At the call: the
+            function does not keep its input's shape, or returns something else than one tensor of a floating dtype.
 
     Example:
         >>> sign = lb.with_rule(torch.sign, lb.Clipped())
@@ -49,6 +51,10 @@ def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[...
         raise LinearBackpropError(f"with_rule takes a function, got the module {function}; use convert for modules")
     if not callable(function):
         raise LinearBackpropError(f"with_rule takes a function, got {function!r}")
+    row = FUNCTIONS.get(function.func if isinstance(function, partial) else function)
+    if row is not None:
+        reason = (row.in_conversion or row.in_collapse).reason
+        raise LinearBackpropError(f"with_rule takes an elementwise function, which {_name(function)} is not: {reason}")
     return RuledFunction(function, rule)
 
 
