@@ -315,6 +315,19 @@ def test_one_block_of_a_converted_model_travels_by_itself(travel: str):
     assert_same(gradients(block, lambda: block.encode(x), x), under_block(lb.Linear(), ENTRIES["encode"]))
 
 
+@pytest.mark.parametrize("entry", ["forward", "encode", "by parts", "a generator", "a static method"])
+def test_a_shallow_copy_is_refused_and_harms_nobody(entry: str):
+    net, x = Net(), X.clone().requires_grad_()
+    conversion = lb.convert(net)
+    shallow = copy.copy(net)
+    with pytest.raises(lb.ConversionError, match="shallow copy .copy.copy. of a converted module"):
+        ENTRIES[entry](shallow, x)
+    assert_same(gradients(net, lambda: ENTRIES[entry](net, x), x), under_block(lb.Linear(), ENTRIES[entry]))
+    conversion.remove()
+    twin = copy.copy(net)
+    assert_same(gradients(twin, lambda: ENTRIES[entry](twin, x), x), under_block(lb.Exact(), ENTRIES[entry]))
+
+
 def test_a_conversion_travels_with_its_model():
     model, x = Net(), X.clone().requires_grad_()
     twin, conversion = pickle.loads(pickle.dumps((model, lb.convert(model))))

@@ -22,6 +22,7 @@ from .._torch import Function, function_modes, is_bare, replica_of, transforms_a
 from .block import Observer, RuleMode
 from .methods import Method, own_methods
 from .run_call import run_activation
+from .travelling import has_plain_state, state_to_travel
 
 
 class Patches:
@@ -113,7 +114,9 @@ class Patch:
     def entries(self) -> dict[str, Callable[..., Any]]:
         """What the module's instance gets: an entry for each way into its code."""
         methods = () if isinstance(self.rule, ModelRule) or self.observer is None else own_methods(type(self.module))
+        copied = {"__getstate__": self.state_to_travel} if has_plain_state(type(self.module)) else {}
         return {
+            **copied,
             **{name: Method(self, name) for name in methods},
             "_replicate_for_data_parallel": self.replicate,
             "forward": self.run,
@@ -138,6 +141,10 @@ class Patch:
         replica = replica_of(self.module)
         vars(replica).update(self.of(replica).entries())
         return replica
+
+    def state_to_travel(self) -> dict[str, Any]:
+        """What a copy of the module is made of."""
+        return state_to_travel(self.module, self._names)
 
     def of(self, module: nn.Module) -> Patch:
         """The same patch of another module."""
