@@ -320,7 +320,7 @@ def test_a_shallow_copy_is_refused_and_harms_nobody(entry: str):
     net, x = Net(), X.clone().requires_grad_()
     conversion = lb.convert(net)
     shallow = copy.copy(net)
-    with pytest.raises(lb.ConversionError, match="shallow copy .copy.copy. of a converted module"):
+    with pytest.raises(lb.ConversionError, match="shallow copy"):
         ENTRIES[entry](shallow, x)
     assert_same(gradients(net, lambda: ENTRIES[entry](net, x), x), under_block(lb.Linear(), ENTRIES[entry]))
     conversion.remove()

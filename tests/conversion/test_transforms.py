@@ -10,7 +10,7 @@ from forms import CASES, RULES
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn import functional as F
-from torch.utils.checkpoint import CheckpointError, checkpoint
+from torch.utils.checkpoint import checkpoint
 
 import linear_backprop as lb
 
@@ -58,14 +58,15 @@ def test_compile_whole_graph(rule: lb.BackwardRule, x: Tensor):
 @by_rule
 def test_every_form_compiles_into_one_graph(rule: lb.BackwardRule):
     torch.compiler.reset()
-    x = torch.linspace(-4, 4, 12, dtype=torch.float64).expand(len(CASES), -1).clone().requires_grad_()
+    forms = [case for case in CASES if not case.label.endswith(".default")]  # what `torch.ops.aten.relu` calls, too
+    x = torch.linspace(-4, 4, 12, dtype=torch.float64).expand(len(forms), -1).clone().requires_grad_()
 
     def run(x: Tensor) -> Tensor:
         return torch.stack(
-            [case.run(lb.with_rule(case.function, rule), z * 1) for case, z in zip(CASES, x, strict=True)]
+            [case.run(lb.with_rule(case.function, rule), z * 1) for case, z in zip(forms, x, strict=True)]
         )
 
-    drawn = torch.tensor(["training" in case.label for case in CASES])  # compiled, RReLU draws other numbers
+    drawn = torch.tensor(["training" in case.label for case in forms])  # compiled, RReLU draws other numbers
     expected, got = run(x), torch.compile(run, fullgraph=True, backend="aot_eager")(x)
     torch.testing.assert_close(got[~drawn], expected[~drawn], rtol=1e-12, atol=1e-14)
     (of_expected,), (of_got,) = (torch.autograd.grad(h.sum(), x) for h in (expected, got))
@@ -177,16 +178,32 @@ def test_activation_checkpointing(rule: lb.BackwardRule, use_reentrant: bool, x:
     torch.testing.assert_close(whole(run), whole(model))
 
 
-def test_a_block_with_checkpointing_needs_the_block_again(x: Tensor):
+def test_a_block_with_checkpointing_may_be_given_again(x: Tensor):
     model = block()
     again = functools.partial(checkpoint, context_fn=lambda: (nullcontext(), lb.backward_rule()))
     with lb.backward_rule():
         expected = gradients(model, model, x)
-        got = gradients(model, lambda x: again(model, x, use_reentrant=False), x)
-        forgotten = checkpoint(model, x, use_reentrant=False)
-    torch.testing.assert_close(got, expected)
-    with pytest.raises(CheckpointError):
-        forgotten.sum().backward()
+        for function in (again, checkpoint):
+            got = gradients(model, lambda x, f=function: f(model, x, use_reentrant=False), x)
+            torch.testing.assert_close(got, expected)
+
+
+@by_rule
+def test_autocast_compiles(rule: lb.BackwardRule):
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(5, 6), nn.PReLU(), nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 2)),
+        torch.randn(4, 5),
+    )
+    lb.convert(model, rule)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found = []
+    for run in (model, compiled):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            h = run(x)
+        found.append(torch.autograd.grad(h.float().sum(), list(model.parameters())))
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.05)  # bfloat16, fused otherwise
 
 
 @by_rule

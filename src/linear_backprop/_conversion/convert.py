@@ -57,8 +57,8 @@ def convert(
     Raises:
         ConversionError: There is nothing to change: at once where that is certain, or after the model's
             first forward pass where the model's own code had to be run to know.
-        LinearBackpropError: `rule` is not a rule, `layers` holds something else than layers' rules, or `where`
-            selects nothing, is of no known kind, or is given together with `LocallyExact`.
+        LinearBackpropError: `model` is not a module, `rule` is not a rule, `layers` holds something else than layers'
+            rules, or `where` selects nothing, is of no known kind, or is given together with `LocallyExact`.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -69,6 +69,7 @@ def convert(
         1 changed, 0 left alone
         >>> conversion.remove()
     """
+    _require_module(model)
     require_rule(rule)
     if isinstance(rule, ModelRule) and where is not None:
         raise LinearBackpropError(
@@ -91,6 +92,19 @@ def convert(
         remove_all(patches.placed)
         raise
     return Conversion(report, undo=partial(remove_all, patches.placed))
+
+
+def _require_module(model: object) -> None:
+    """Refuse what is not a module, a class given in place of its instance above all."""
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise LinearBackpropError(
+            f"convert takes a module, got the class {model.__name__}; make one: {model.__name__}()"
+        )
+    if callable(model):
+        raise LinearBackpropError(f"convert takes a module, got {model!r}; use with_rule for functions")
+    raise LinearBackpropError(f"convert takes a module, got {model!r}")
 
 
 def _found(model: nn.Module, selects: Predicate, layers: tuple[LayerRule, ...]) -> list[Found]:

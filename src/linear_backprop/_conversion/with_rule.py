@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,11 @@ from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
 from .._torch import Function, version_of
 from .run_call import run_activation
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[..., Any]:  # noqa: B008
+
+def with_rule(function: Callable[P, T], rule: BackwardRule = Linear()) -> Callable[P, T]:  # noqa: B008
     """A function with the same values and the rule's backward pass.
 
     `with_rule(torch.tanh)(x)` is `torch.tanh(x)` to the bit. The first argument is the pre-activation;
