@@ -58,7 +58,7 @@ def test_compile_whole_graph(rule: lb.BackwardRule, x: Tensor):
 @by_rule
 def test_every_form_compiles_into_one_graph(rule: lb.BackwardRule):
     torch.compiler.reset()
-    forms = [case for case in CASES if not case.label.endswith(".default")]  # what `torch.ops.aten.relu` calls, too
+    forms = [case for case in CASES if not case.label.startswith("aten.")]  # see below
     x = torch.linspace(-4, 4, 12, dtype=torch.float64).expand(len(forms), -1).clone().requires_grad_()
 
     def run(x: Tensor) -> Tensor:
@@ -74,6 +74,56 @@ def test_every_form_compiles_into_one_graph(rule: lb.BackwardRule):
     slopes = torch.where(x > 0, 1, got / x).detach()[drawn]
     if isinstance(rule, lb.Blend):
         torch.testing.assert_close(of_got[drawn], 0.75 + 0.25 * slopes, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kernel", [torch.ops.aten.tanh, torch.ops.aten.silu.default, torch.ops.aten.clamp], ids=str)
+def test_kernels_compile_into_one_graph(kernel, x: Tensor):
+    torch.compiler.reset()
+    x = x.clone().requires_grad_()
+    arguments = (-0.5, 0.5) if kernel is torch.ops.aten.clamp else ()
+
+    @lb.backward_rule(lb.PreActivation())
+    def run(x: Tensor) -> Tensor:
+        return kernel(x, *arguments)
+
+    (g,) = torch.autograd.grad(torch.compile(run, fullgraph=True, backend="aot_eager")(x).sum(), x)
+    torch.testing.assert_close(g, x.detach())
+
+
+class Entered(nn.Module):
+    """Code that is entered by a method, checkpointed, decorated and without grad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.below, self.above = nn.Linear(5, 4).double(), nn.Linear(4, 2).double()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.below(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = checkpoint(self.encode, x, use_reentrant=False)
+        return self.above(h + self.encode(x)).sigmoid()
+
+
+@by_rule
+@pytest.mark.parametrize("way", ["forward", "method", "without grad", "block"])
+def test_every_way_in_compiles_into_one_graph(rule: lb.BackwardRule, way: str, x: Tensor):
+    torch.compiler.reset()
+    model, x = Entered(), x.clone().requires_grad_()
+    if way != "block":
+        lb.convert(model, rule)
+    run = {
+        "forward": model,
+        "method": model.encode,
+        "without grad": torch.no_grad()(lambda x: model(x)),
+        "block": lb.backward_rule(rule)(model.encode),
+    }[way]
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), run(x))
+    if way != "without grad":
+        ours, theirs = (torch.autograd.grad(f(x).square().sum(), x) for f in (compiled, run))
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_compile_with_inductor(x: Tensor):

@@ -108,6 +108,8 @@ class Patch:
         self.rule: BackwardRule = patches.rule if selected else Exact()
         self.layers: tuple[LayerRule, ...] = _layers_in_force(module, patches.layers) if selected else ()
         self.mode = self._mode()
+        of_pytorch = self.own is None and type(module).forward.__module__.startswith("torch.nn.")
+        self._is_users_code = observer is not None and not of_pytorch
         self._before: dict[str, Any] = {}
         self._names: list[str] = []
 
@@ -192,8 +194,7 @@ class Patch:
         """False where nothing will be differentiated: a user's code may enable grad by itself, PyTorch's does not."""
         if torch.is_grad_enabled() or transforms_active():
             return True
-        user_s = self.own is not None or not type(self.module).forward.__module__.startswith("torch.nn.")
-        return self.observer is not None and user_s and not torch.is_inference_mode_enabled()
+        return self._is_users_code and (torch.compiler.is_compiling() or not torch.is_inference_mode_enabled())
 
     def _run_unseen(self, *args: Any, **kwargs: Any) -> Any:
         """The module untouched, PyTorch's fast paths included, which it leaves where any mode is around."""
