@@ -52,9 +52,15 @@ def gradient_alignment(
         where: As in `convert`.
 
     Raises:
-        LinearBackpropError: The model has no parameter that requires grad, or the loss is not a scalar.
+        LinearBackpropError: The model has no parameter that requires grad, `loss_fn` is no function, or the loss is
+            not a scalar.
         ConversionError: As in `convert`.
     """
+    if loss_fn is not None and not callable(loss_fn):
+        raise LinearBackpropError(
+            f"loss_fn must be a function of the model's output, got a {type(loss_fn).__name__}; with a target y, give "
+            f"loss_fn=lambda output: criterion(output, y)"
+        )
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     ruled = plain_copy(model)
     convert(ruled, rule, where)
