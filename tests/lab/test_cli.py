@@ -120,10 +120,21 @@ def test_report_is_drawn_from_records_alone(linear_backprop, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")} == before
 
 
+def test_only_runs_with_a_setting_are_made(linear_backprop, two_runs, tmp_path):
+    options = ("--runs", tmp_path / "runs", "--report", tmp_path / "report.html", "--workers", 1)
+    code, printed = linear_backprop("reproduce", "--only", "rule=Linear()", *options)
+    assert code == 0
+    assert two_runs == ["Linear()"] and "1 runs, 0 of them complete" in printed
+    code, printed = linear_backprop("reproduce", "--only", "rule=Clipped()", *options)
+    assert code == 2 and two_runs == ["Linear()"]
+    assert 'no run has rule="Clipped()"; there are "Exact()", "Linear()"' in printed.replace("│ ", "")
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
         (["reproduce", "fig9"], 2, r"no experiment is named 'fig9'; use fig1, fig1-left, fig1-middle, fig1-right,"),
+        (["reproduce", "--only", "rule"], 2, "'rule' is no setting; give KEY=VALUE, such as batch_norm=true"),
         (["reproduce", "--report", "r.pdf"], 2, "its name must end in .html or .md"),
         (["report", "--report", "r.pdf"], 2, "its name must end in .html or .md"),
         (["runs", "--runs", "nowhere"], 1, "error: no record lies below nowhere; make some with:"),

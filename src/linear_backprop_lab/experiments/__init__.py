@@ -2,6 +2,10 @@
 
 from ._job import Job as Job
 from ._job import OnStep as OnStep
+from ._only import Only as Only
+from ._only import UnknownSettingError as UnknownSettingError
+from ._only import check_settings as check_settings
+from ._only import runs_with as runs_with
 from ._registry import EXPERIMENTS as EXPERIMENTS
 from ._registry import Experiment as Experiment
 from ._registry import UnknownExperimentError as UnknownExperimentError

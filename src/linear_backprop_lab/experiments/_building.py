@@ -30,6 +30,12 @@ def training_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether matrices of bfloat16 are multiplied by the hardware here; elsewhere they take many times as long."""
+    capabilities = torch.cpu.get_capabilities()
+    return torch.cuda.is_available() or any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
 def _flat_mlp(widths: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
     """An MLP that reads images: `flatten`, then `layers`."""
     model = nn.Sequential()
