@@ -20,20 +20,21 @@ import linear_backprop as lb
 from linear_backprop.diagnostics import Alignment, gradient_alignment
 from linear_backprop_lab._own_model import OwnModelError, converted, loss, own_model
 from linear_backprop_lab.data import DataError
-from linear_backprop_lab.experiments import (
+from linear_backprop_lab.records import RunError, listing
+from linear_backprop_lab.report import ReportError, check_report_path, write_report
+from linear_backprop_lab.studies import (
     EXPERIMENTS,
     Only,
     Scale,
     awaited,
     check_settings,
     experiments_named,
+    gather,
     jobs_of,
     runs_with,
     stages_of,
     workload,
 )
-from linear_backprop_lab.records import RunError, listing
-from linear_backprop_lab.report import ReportError, check_report_path, gather, write_report
 from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_engine, follow, follows, leading
 
 _FAILED, _INTERRUPTED = 1, 130

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from lab.report.made_up import image_config, image_run
+from lab.made_up import image_config, image_run
 from rich.console import Console
 
 from linear_backprop_lab import cli
-from linear_backprop_lab.experiments import EXPERIMENTS, Experiment, Job, Scale, experiment_names, experiments_named
-from linear_backprop_lab.experiments._image_run import image_job
 from linear_backprop_lab.records import Run, damage, is_locked, runs_below
+from linear_backprop_lab.studies import EXPERIMENTS, Experiment, Job, Scale, experiment_names, experiments_named
+from linear_backprop_lab.studies.images.run import image_job
 
 RESULTS = Path(__file__).parents[2] / "results"
 COMMAND = [sys.executable, "-c", "from linear_backprop_lab.cli import main; main()"]
@@ -60,7 +60,7 @@ def two_runs(tmp_path, monkeypatch):
         rules = ("Exact()", "Linear()")
         return [Job(Run(root, image_config(rule)), f"a run under {rule}", 1, partial(make, rule)) for rule in rules]
 
-    experiment = Experiment("made-up", "two runs", (), "images", jobs, image_job)
+    experiment = Experiment("made-up", "two runs", "images", jobs, image_job)
     monkeypatch.setattr(cli, "experiments_named", lambda names: [experiment])
     return made
 

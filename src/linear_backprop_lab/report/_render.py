@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from linear_backprop_lab.records import Run
 
-from ._gather import Report, ReportError
+from ._report import Report, ReportError
 
 _SUFFIXES = (".html", ".md")
 _ID = re.compile(r'(\bid="|href="#|url\(#)')

@@ -4,10 +4,10 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from lab.report.made_up import image_run
+from lab.made_up import image_run
 
-from linear_backprop_lab.report import Claim, Figure, Report, ReportError, Section, Table, gather, write_report
-from linear_backprop_lab.report._gather import Chapter
+from linear_backprop_lab.report import Chapter, Claim, Figure, Report, ReportError, Section, Table, write_report
+from linear_backprop_lab.studies import gather
 
 VOID = {"meta", "link", "br", "img", "hr"}
 
