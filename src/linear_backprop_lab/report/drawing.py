@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 
 RULE_NAMES = {
     "Exact()": "Backprop",
@@ -56,6 +59,47 @@ def panels(titles: Sequence[str], width: float = 4.6, height: float = 2.4) -> Ge
         for panel, title in zip(drawn, titles, strict=True):
             panel.set_title(title, loc="left", fontsize="medium")
         yield drawn
+
+
+def label_ends(drawn: Axes, *, apart: float = 0.085) -> None:
+    """Write each labelled line's name at its right end, in its colour, in place of a legend.
+
+    Args:
+        drawn: Its scales and limits are set already; the lines have labels.
+        apart: The least distance of two names, as a share of the axes' height.
+    """
+    drawn.autoscale_view()
+    ends: list[tuple[float, Line2D]] = []
+    for line in drawn.get_lines():
+        points = np.asarray(line.get_xydata(), dtype=float)
+        points = points[np.isfinite(points).all(axis=1)]
+        if not str(line.get_label()).startswith("_") and len(points):
+            ends.append((float(drawn.transAxes.inverted().transform(drawn.transData.transform(points[-1]))[1]), line))
+    ends.sort(key=lambda end: end[0])
+    heights = _spread([height for height, _ in ends], apart)
+    for height, (_, line) in zip(heights, ends, strict=True):
+        drawn.annotate(
+            str(line.get_label()),
+            (1, height),
+            xycoords="axes fraction",
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+            color=line.get_color(),
+            annotation_clip=False,
+        )
+
+
+def _spread(heights: Sequence[float], apart: float) -> list[float]:
+    """The heights, ascending, moved as little as keeps them apart: least squares, by pooling those that collide."""
+    pools: list[list[float]] = []
+    for place, height in enumerate(heights):
+        pools.append([height - place * apart])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    moved = [fmean(pool) for pool in pools for _ in pool]
+    return [base + place * apart for place, base in enumerate(moved)]
 
 
 def to_svg(drawn: Axes, salt: str) -> str:
