@@ -1,4 +1,4 @@
-"""How every figure of the report is drawn: one style, one colour a rule, SVG that reads on any page."""
+"""How every figure of the report is drawn: one style; a colour, marker and line a rule; SVG that reads anywhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
@@ -22,6 +23,11 @@ RULE_NAMES = {
 # Apart for the colour-blind (hues of Okabe and Ito), and 3:1 at least against both white and near-black.
 RULE_COLORS = {"Exact()": "#2f86d1", "Linear()": "#d9601a", "PreActivation()": "#159a76"}
 RULE_MARKERS = {"Exact()": "o", "Linear()": "s", "PreActivation()": "^"}
+RULE_LINES = {"Exact()": "-", "Linear()": (0, (4, 1.5)), "PreActivation()": (0, (1, 1.2))}
+RULE_STYLES: dict[str, dict[str, Any]] = {
+    rule: {"color": RULE_COLORS[rule], "marker": RULE_MARKERS[rule], "linestyle": RULE_LINES[rule]}
+    for rule in RULE_NAMES
+}
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -59,6 +65,18 @@ def panels(titles: Sequence[str], width: float = 4.6, height: float = 2.4) -> Ge
         for panel, title in zip(drawn, titles, strict=True):
             panel.set_title(title, loc="left", fontsize="medium")
         yield drawn
+
+
+def legend_above(drawn: Axes, handles: Sequence[Artist]) -> None:
+    """A legend above all panels of the figure, off the data, two names a row.
+
+    Args:
+        drawn: Any axes of the figure.
+        handles: Labelled.
+    """
+    canvas = drawn.get_figure(root=True)
+    assert canvas is not None
+    canvas.legend(handles=handles, loc="outside upper left", ncols=2, fontsize="small", handlelength=3)
 
 
 def label_ends(drawn: Axes, *, apart: float = 0.085) -> None:

@@ -15,7 +15,7 @@ from .figure1 import STUDY as FIGURE1
 from .regularizer import STUDY as REGULARIZER
 from .vgg import STUDY as VGG
 
-STUDIES = (FIGURE1, REGULARIZER, VGG, BNN, COLLAPSE)
+STUDIES = (FIGURE1, VGG, BNN, COLLAPSE, REGULARIZER)
 """In the order they are run, and shown in the report."""
 
 EXPERIMENTS = tuple(experiment for study in STUDIES for experiment in study.experiments)

@@ -44,6 +44,11 @@ class Experiment:
     by_name_only: bool = False
 
 
+def every_run(run: Run) -> bool:
+    """What a section is drawn from unless it says otherwise."""
+    return True
+
+
 @dataclass(frozen=True)
 class Drawn:
     """One section of the report: which runs it is drawn from, and how.
@@ -51,24 +56,23 @@ class Drawn:
     Attributes:
         draw: From those runs, at least one, to the section.
         experiments: `config["experiment"]` of its records.
-        networks: The activations and rules among them, as (activation, rule) pairs; None for all there are.
+        where: Those of them that it takes.
         also: Another experiment, whose records are shown with them, where there are any of its own.
+        unfinished: Whether runs that have not ended yet are shown, too.
     """
 
     draw: Callable[[Sequence[Run]], Section]
     experiments: tuple[str, ...]
-    networks: tuple[tuple[str, str], ...] | None = None
+    where: Callable[[Run], bool] = every_run
     also: str | None = None
+    unfinished: bool = False
 
-    def of(self, runs: Sequence[Run]) -> tuple[Run, ...]:
+    def of(self, complete: Sequence[Run], unfinished: Sequence[Run] = ()) -> tuple[Run, ...]:
         """Those that the section is drawn from; none where it has none of its own."""
-        taken = tuple(run for run in runs if self._takes(run.config))
+        runs = [*complete, *unfinished] if self.unfinished else complete
+        named = (*self.experiments, self.also)
+        taken = tuple(run for run in runs if run.config["experiment"] in named and self.where(run))
         return taken if any(run.config["experiment"] in self.experiments for run in taken) else ()
-
-    def _takes(self, config: Mapping[str, Any]) -> bool:
-        if config["experiment"] not in (*self.experiments, self.also):
-            return False
-        return self.networks is None or (config["model"]["activation"], config["rule"]) in self.networks
 
 
 @dataclass(frozen=True)

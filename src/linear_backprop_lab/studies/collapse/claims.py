@@ -44,8 +44,14 @@ def _reaches(table: Sequence[Study], kind: str) -> Claim:
         paper=_PAPER.get(kind, _NOT_THE_PAPERS),
         measured="; ".join(_compared(study, each, level) for study, each, level in decided) or "no record",
         verdict=all_or_some([level for _, _, level in decided]),
+        key=_points_lost(decided),
         how=_HOW_LEVEL,
     )
+
+
+def _points_lost(decided: Sequence[tuple[Study, Trained, bool]]) -> str:
+    lost = [study.points_lost(each) for study, each, _ in decided]
+    return f"{min(lost):.1f} to {max(lost):.1f} points below Backprop" if lost else ""
 
 
 def _compared(study: Study, each: Trained, level: bool) -> str:
@@ -81,6 +87,7 @@ def _fast_and_level(table: Sequence[Study]) -> Claim:
         )
         or "no timing",
         verdict=all_or_some([bool(found) for found in both.values()]),
+        key=f"on {sum(map(bool, both.values()))} of {len(both)} models",
         how=f"holds where on every model some method is level with Backprop, as above, and its step, optimizer "
         f"included, at least {_FAST:g} times faster as timed in turns; partly where on some",
     )
@@ -94,6 +101,7 @@ def _sooner(table: Sequence[Study], share: float, level: str) -> Claim:
         paper=_NOT_THE_PAPERS,
         measured="; ".join(_raced(*each) for each in raced) or "no timing",
         verdict=all_or_some([best is not None and best[1] < backprop for _, backprop, best in raced]),
+        key=f"on {sum(best is not None and best[1] < backprop for _, backprop, best in raced)} of {len(raced)} models",
         how="training seconds are steps times the timed seconds of a step; the mean curve over seeds, linear between "
         "epochs and from chance in the first; holds where the first method to arrive is not Backprop on every "
         "model; partly where on some",

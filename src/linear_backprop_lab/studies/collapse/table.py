@@ -156,6 +156,10 @@ class Study:
             return None
         return self.backprop.seconds_per_step / trained.seconds_per_step
 
+    def points_lost(self, trained: Trained) -> float:
+        """How far its accuracy is below Backprop's, in percentage points; infinite without Backprop."""
+        return math.inf if self.backprop is None else 100 * (self.backprop.accuracy - trained.accuracy)
+
     def is_level(self, trained: Trained) -> bool | None:
         """Whether its accuracy is not below Backprop's by more than one standard error of the difference.
 

@@ -51,6 +51,7 @@ def _overfits(table: Ensembles, rule: str, claim: str, paper: str) -> Claim:
         paper=paper,
         measured="; ".join(f"{_name(each)}: {_arrival(each)}" for each in others) or "no record",
         verdict="not decided" if found is None else _by_share(found.arrived),
+        key="" if found is None else f"{int(found.arrived.sum())} of {found.size} ReLU networks",
         how="of the ReLU networks, the paper's: holds where at least 95% reach the training error; partly where at "
         "least half do",
     )
@@ -82,6 +83,7 @@ def _generalises(table: Ensembles) -> Claim:
         else f"ReLU: {below.sum()} of {found.size} networks are nearer to the cubic than the best constant, whose "
         f"error is {found.constant_mse:.2f}; median {np.median(found.test_mse):.2f}",
         verdict="not decided" if below is None else _by_share(below),
+        key="" if below is None else f"{below.sum()} of {len(below)} ReLU networks",
         how="holds where at least 95% of the ReLU networks have a lower test error than the best constant; partly "
         "where at least half do",
     )
@@ -101,6 +103,7 @@ def _similarly(table: Ensembles) -> Claim:
         )
         or "no record",
         verdict=_by_factor(ratios["relu"]) if "relu" in ratios else "not decided",
+        key=f"{ratios['relu'].value:.2g} times Backprop's test error, ReLU" if "relu" in ratios else "",
         how="similar means within a factor of 2: holds where the 95% bootstrap interval of the ratio of median test "
         "errors, ReLU, lies within 1/2 to 2; does not hold where it lies outside; partly where it straddles",
     )
@@ -156,9 +159,23 @@ def _units_claim(
         paper=paper,
         measured="; ".join(_magnitude(linear, exact, layer) for (_, layer), linear, exact in compared) or "no record",
         verdict=all_or_some(outcomes),
+        key=_ratios(compared)
+        if len(compared) < len(ACTIVATION_NAMES)
+        else f"in {sum(outcomes)} of {len(outcomes)} layers",
         how=f"holds where, among the networks that reached the training error, at least {_FEWEST} under each rule, "
         "the median of mean |a| is at least twice Backprop's and a two-sided Mann-Whitney test has p < 0.01, " + where,
     )
+
+
+def _ratios(compared: Sequence[tuple[tuple[str, int | None], Ensemble, Ensemble]]) -> str:
+    """How many times Backprop's, where enough networks arrived to tell."""
+    enough = [
+        (ACTIVATION_NAMES[name], first, second)
+        for (name, layer), linear, exact in compared
+        for first, second in [(_arrived_mean_abs(linear, layer), _arrived_mean_abs(exact, layer))]
+        if min(len(first), len(second)) >= _FEWEST
+    ]
+    return "; ".join(f"{ratio(first, second).value:.2g} times, {name}" for name, first, second in enough)
 
 
 def _is_much_higher(linear: Ensemble, exact: Ensemble, layer: int | None) -> bool:

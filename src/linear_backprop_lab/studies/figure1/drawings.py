@@ -8,7 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from linear_backprop_lab.report import Figure
-from linear_backprop_lab.report.drawing import RULE_COLORS, RULE_MARKERS, panels, rule_name, to_svg
+from linear_backprop_lab.report.drawing import (
+    RULE_COLORS,
+    RULE_LINES,
+    RULE_MARKERS,
+    legend_above,
+    panels,
+    rule_name,
+    to_svg,
+)
 
 from .table import ACTIVATION_NAMES, Ensemble, Ensembles
 
@@ -61,14 +69,12 @@ def _draw(table: Ensembles, name: str, draw: Callable[[Axes, list[Ensemble]], No
     with panels(titles) as drawn:
         for panel, activation in zip(drawn, activations, strict=True):
             draw(panel, [each for each in table.values() if each.activation == activation])
-        canvas = drawn[0].get_figure(root=True)
-        assert canvas is not None
         handles = {
             label: handle
             for panel in reversed(drawn)
             for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
         }
-        canvas.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2, fontsize="small")
+        legend_above(drawn[0], list(handles.values()))
         return to_svg(drawn[0], salt=f"figure1-{name}")
 
 
@@ -79,7 +85,8 @@ def _curves(panel: Axes, group: list[Ensemble]) -> None:
         curves, color = each.predictions["predictions"], RULE_COLORS.get(each.rule, _NEUTRAL)
         low, high = np.nanpercentile(curves, _BAND, axis=0)
         panel.fill_between(data["test_inputs"], low, high, color=color, alpha=0.18, linewidth=0)
-        panel.plot(data["test_inputs"], curves[0], color=color, label=rule_name(each.rule))
+        line = RULE_LINES.get(each.rule, "-.")
+        panel.plot(data["test_inputs"], curves[0], color=color, linestyle=line, label=rule_name(each.rule))
     panel.plot(
         data["train_inputs"],
         data["train_targets"],
@@ -142,6 +149,7 @@ def _histogram(panel: Axes, group: list[Ensemble], quantity: str) -> None:
             counts / max(counts.sum(), 1),
             each.histograms[f"{quantity}_edges"],
             color=RULE_COLORS.get(each.rule, _NEUTRAL),
+            linestyle=RULE_LINES.get(each.rule, "-."),
             linewidth=1.6,
             label=rule_name(each.rule),
         )
@@ -158,6 +166,7 @@ def _layers(panel: Axes, group: list[Ensemble]) -> None:
             yerr=(median - low, high - median),
             color=RULE_COLORS.get(each.rule, _NEUTRAL),
             marker=RULE_MARKERS.get(each.rule, "D"),
+            linestyle=RULE_LINES.get(each.rule, "-."),
             capsize=3,
             label=rule_name(each.rule),
         )

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Claim, all_or_some
+from linear_backprop_lab.report import Claim, by_direction
 from linear_backprop_lab.report.drawing import rule_name
 from linear_backprop_lab.studies.images.selection import Choice, Metric, Protocol, choose
 
 from .seeds import Seeds, both_seeds, difference
-from .settings import BACKPROP, LINEAR, SIGNIFICANT, Networks, setting, standard_error, swept, under
+from .settings import BACKPROP, LINEAR, SIGNIFICANT, Networks, is_above_chance, setting, standard_error, swept, under
 
 CHOSEN: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
 """By which images, in words."""
@@ -27,6 +27,22 @@ def both_chosen(runs: Sequence[Run], protocol: Protocol, metric: Metric = "accur
 def under_both(networks: Networks) -> Networks:
     """Those with runs under both rules."""
     return {name: each for name, each in networks.items() if under(each, BACKPROP) and under(each, LINEAR)}
+
+
+def finished(runs: Sequence[Run]) -> list[Run]:
+    """Those that did not diverge: what diverged has not learned, however good it was before."""
+    return [run for run in runs if run.record["status"] == "finished"]
+
+
+def learned(networks: Networks, protocol: Protocol) -> dict[str, Choice | None]:
+    """Linear Backprop's best run of every network that did not diverge; None where all did."""
+    found = {name: finished(under(runs, LINEAR)) for name, runs in networks.items()}
+    return {name: choose(runs, protocol) if runs else None for name, runs in found.items()}
+
+
+def is_learned(choice: Choice | None) -> bool:
+    """Whether there is such a run, and it is above chance by more than 1.96 standard errors of the test set."""
+    return choice is not None and is_above_chance(choice.run, choice.value)
 
 
 def described(choice: Choice, digits: int = 1) -> str:
@@ -76,13 +92,17 @@ class Comparison:
     metric: Metric
 
     @property
-    def outcomes(self) -> list[bool]:
-        """Whether Linear Backprop is ahead by more than 1.96 standard errors: the sweep's seed, the mean over seeds."""
+    def outcomes(self) -> list[int]:
+        """1 where Linear Backprop is ahead by more than 1.96 standard errors, -1 where Backprop is, else 0.
+
+        Of the sweep's seed, then of the mean over seeds.
+        """
         backprop, linear = self.chosen
-        backprop_seeds, linear_seeds = self.seeds
-        if self.metric == "accuracy":
-            return [exceeds(linear, backprop), difference(linear_seeds, backprop_seeds) > SIGNIFICANT]
-        return [exceeds(backprop, linear), difference(backprop_seeds, linear_seeds) > SIGNIFICANT]
+        found = [
+            exceeds(linear, backprop) - exceeds(backprop, linear),
+            _sign(difference(self.seeds[1], self.seeds[0])),
+        ]
+        return found if self.metric == "accuracy" else [-outcome for outcome in found]
 
     @property
     def measured(self) -> str:
@@ -93,6 +113,11 @@ class Comparison:
             f"chosen {CHOSEN[self.protocol]}: {linear} against {backprop} under Backprop, "
             f"over seeds {linear_seeds} against {backprop_seeds}"
         )
+
+
+def _sign(errors: float) -> int:
+    """Of a difference in standard errors: 0 within 1.96."""
+    return (errors > SIGNIFICANT) - (errors < -SIGNIFICANT)
 
 
 def comparisons(runs: Sequence[Run], metric: Metric = "accuracy") -> list[Comparison]:
@@ -118,8 +143,18 @@ def linear_is_ahead(networks: Networks, *, experiment: str, claim: str, paper: s
         claim=claim,
         paper=paper,
         measured="; ".join(f"{name}, {each.measured}" for name, each in compared),
-        verdict=all_or_some([outcome for _, each in compared for outcome in each.outcomes]),
+        verdict=by_direction([outcome for _, each in compared for outcome in each.outcomes]),
+        key=key_numbers(compared),
         how="holds where Linear Backprop's test accuracy is above Backprop's by more than 1.96 standard errors of the "
         "difference, with and without batch normalization, by both ways of choosing, for the sweep's seed and in the "
-        "mean over seeds; partly where in some",
+        "mean over seeds; partly where in some; no difference seen where neither is ahead anywhere",
+    )
+
+
+def key_numbers(compared: Sequence[tuple[str, Comparison]]) -> str:
+    """The means over seeds, Linear Backprop's against Backprop's, chosen on held-out images."""
+    return "; ".join(
+        f"{each.seeds[1].mean} against {each.seeds[0].mean}{f', {name}' if name else ''}"
+        for name, each in compared
+        if each.protocol == "held_out"
     )

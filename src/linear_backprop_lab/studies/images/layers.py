@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, all_or_some
-from linear_backprop_lab.report.drawing import RULE_COLORS, RULE_MARKERS, axes, rule_name, to_svg
+from linear_backprop_lab.report.drawing import RULE_STYLES, axes, label_ends, rule_name, to_svg
 from linear_backprop_lab.studies.images.selection import choose
 
 from .settings import BACKPROP, LINEAR, Networks, under
@@ -37,15 +37,14 @@ def _gradients(name: str, run: Run) -> Figure:
             layers = [(layer, norm) for layer, norm in enumerate(line[metric], start=1) if norm]
             drawn.plot(
                 *zip(*layers, strict=True) if layers else ((), ()),
-                color=RULE_COLORS[rule],
-                marker=RULE_MARKERS[rule],
-                label=f"{rule_name(rule)}'s gradient",
+                **RULE_STYLES[rule],
+                label=rule_name(rule),
             )
         drawn.set_yscale("log")
         drawn.set_xlabel("layer, from the input")
         drawn.set_ylabel("norm of the weight's gradient")
         drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
-        drawn.legend(fontsize="small")
+        label_ends(drawn)
         svg = to_svg(drawn, salt=f"gradients-{name}-{run.key}")
     cosine = "not finite" if line["cosine"] is None else f"{line['cosine']:.2f}"
     return Figure(
@@ -63,16 +62,15 @@ def _saturation(name: str, best: dict[str, Run]) -> Figure:
             drawn.plot(
                 range(1, len(shares) + 1),
                 [float("nan") if share is None else share for share in shares],
-                color=RULE_COLORS[rule],
-                marker=RULE_MARKERS[rule],
-                label=f"trained by {rule_name(rule)}",
+                **RULE_STYLES[rule],
+                label=rule_name(rule),
             )
         drawn.set_xlabel("activation layer, from the input")
         drawn.set_ylabel("saturated units")
         drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         drawn.set_ylim(0, 1)
-        drawn.legend(fontsize="small")
+        label_ends(drawn)
         svg = to_svg(drawn, salt=f"saturation-{name}-{best[LINEAR].key}")
     return Figure(
         f"Saturated units{_of(name)}",
@@ -102,6 +100,7 @@ def vanishing(experiment: str, compared: Networks) -> Claim:
         )
         or "no record",
         verdict=all_or_some([backprop < _VANISHED <= linear for backprop, linear in known.values()]),
+        key="; ".join(f"{backprop:.2g} times under Backprop, {name}" for name, (backprop, _) in known.items()),
         how="both at the weights of Backprop's best run after epoch 1; holds where the ratio is below a tenth under "
         "Backprop and not under Linear Backprop, in every network; partly where in some. A ratio far above 1 is the "
         "opposite trouble: the gradient explodes",

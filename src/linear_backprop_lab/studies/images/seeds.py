@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report.drawing import RULE_COLORS, RULE_MARKERS, axes, rule_name, to_svg
+from linear_backprop_lab.report.drawing import RULE_STYLES, axes, label_ends, rule_name, to_svg
 from linear_backprop_lab.studies.images.selection import Metric, Protocol, choose
 
 from .settings import (
@@ -68,8 +68,15 @@ class Seeds:
 
     @property
     def learns(self) -> bool:
-        """Whether the mean of the best accuracies is above chance by more than 1.96 standard errors of the test set."""
+        """Whether none diverged, and the mean of the best accuracies is above chance by 1.96 of its standard errors."""
+        if any(run.record["status"] == "diverged" for run in self.runs):
+            return False
         return is_above_chance(self.runs[0], fmean(Seeds(self.runs, self.protocol).best))
+
+    @property
+    def mean(self) -> str:
+        """The mean of `best`, in percent."""
+        return f"{fmean(self.best):.1%}"
 
     def described(self) -> str:
         """The mean of `best`, its standard deviation and the number of seeds."""
@@ -128,23 +135,23 @@ def draw_seeds(groups: Sequence[Seeds], what: str, salt: str) -> str:
     with axes() as drawn:
         for seeds in groups:
             for number, run in enumerate(seeds.runs):
-                # A marker an epoch would hide a curve of a thousand.
                 drawn.plot(
                     *curve(run, f"test_{seeds.metric}"),
-                    color=RULE_COLORS[seeds.rule],
-                    marker=RULE_MARKERS[seeds.rule] if epochs(run) <= 20 else "",
+                    **RULE_STYLES[seeds.rule],
+                    # A marker an epoch would hide a curve of a thousand.
+                    markevery=max(1, epochs(run) // 10),
                     alpha=0.8,
                     linewidth=1.2,
-                    label=f"{seeds.label}, {setting(run)}" if number == 0 else None,
+                    label=f"{seeds.label},\n{setting(run)}" if number == 0 else None,
                 )
-        as_share_over_epochs(drawn, what)
-        drawn.legend(fontsize="small")
+        as_share(drawn, what)
+        drawn.set_xlabel("epoch")
+        label_ends(drawn, apart=0.18)
         return to_svg(drawn, salt)
 
 
-def as_share_over_epochs(drawn: Axes, what: str) -> None:
-    """Label axes that show a share of the test images over epochs."""
-    drawn.set_xlabel("epoch")
+def as_share(drawn: Axes, what: str) -> None:
+    """Label axes that show a share of the test images over epochs or steps."""
     drawn.set_ylabel(what)
     drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
     drawn.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))

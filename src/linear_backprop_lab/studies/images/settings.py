@@ -12,6 +12,7 @@ from linear_backprop_lab.records import Run
 
 BACKPROP, LINEAR = "Exact()", "Linear()"
 SIGNIFICANT = 1.96
+_PAPER_IMAGES = 45_000  # The others are held out.
 _DATA_NAMES = {"cifar10": "CIFAR-10"}
 _ACTIVATION_NAMES = {"Tanh": "tanh", "Hardtanh": "hard tanh"}
 
@@ -68,6 +69,17 @@ def is_above_chance(run: Run, accuracy: float) -> bool:
     return accuracy - chance(run) > SIGNIFICANT * standard_error(run, chance(run))
 
 
+def variant(run: Run) -> str:
+    """With or without batch normalization, in words; empty where there is no such choice."""
+    normalized = run.config["model"].get("batch_norm")
+    return "" if normalized is None else "with batch norm" if normalized else "no batch norm"
+
+
+def is_at_paper_scale(run: Run) -> bool:
+    """Whether the network has the paper's width and is trained on as good as all of the data."""
+    return run.config["model"].get("width") == 1 and run.config["train_images"] >= _PAPER_IMAGES
+
+
 def curve(run: Run, metric: str) -> tuple[list[int], list[float]]:
     """The epochs and the values of a metric, where it is finite."""
     lines = [line for line in run.metrics if line[metric] is not None]
@@ -81,11 +93,18 @@ def first_loss(run: Run) -> float:
 
 
 def fullest(runs: Sequence[Run]) -> list[Run]:
-    """Of runs at several scales those at the largest: the most training images, then the most runs."""
+    """Of runs at several scales those at the largest: the most training images, then the most runs.
+
+    A single setting is no sweep, and counts only where there is none.
+    """
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[json.dumps(_scale(run.config), sort_keys=True)].append(run)
-    return max(groups.values(), key=lambda group: (group[0].config["train_images"], len(group)))
+    return max(groups.values(), key=lambda group: (_is_swept(group), group[0].config["train_images"], len(group)))
+
+
+def _is_swept(runs: Sequence[Run]) -> bool:
+    return len({(learning_rate(run), penalty(run)) for run in runs}) > 1
 
 
 def swept(runs: Sequence[Run]) -> list[Run]:
@@ -103,8 +122,7 @@ def variants(runs: Sequence[Run]) -> Networks:
     """The runs with and those without batch normalization, by name; those without the choice have an empty one."""
     named: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        normalized = run.config["model"].get("batch_norm")
-        named["" if normalized is None else "with batch norm" if normalized else "no batch norm"].append(run)
+        named[variant(run)].append(run)
     return dict(sorted(named.items()))
 
 

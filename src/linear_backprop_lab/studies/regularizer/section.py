@@ -30,7 +30,7 @@ def regularizer(runs: Sequence[Run]) -> Section:
     linear = bool(by_activation(table, lambda row: True))
     return Section(
         id="regularizer",
-        title="Is Linear Backprop a loss with a regularization term?",
+        title="A regularization term: is the update a gradient at all?",
         asked="The paper offers another way to think of its rule: a regularization term. If there were one, the update "
         "would be the gradient of some function of the parameters, and its Jacobian with respect to them symmetric. "
         f"Here that Jacobian is computed exactly, in float64, for MLPs {shape} of up to "
@@ -41,6 +41,28 @@ def regularizer(runs: Sequence[Run]) -> Section:
         claims=(_is_a_term(table), _nearly(table)) if linear else (),
         table=_table(table),
         rerun="linear-backprop reproduce regularizer",
+        finding=_finding(table) if linear else "",
+    )
+
+
+def _finding(table: Sequence[Row]) -> str:
+    found = by_activation(table, lambda row: row.scale == 1 and row.step == 0)
+    least = min(row.asymmetry.min() for each in found.values() for row in each)
+    if least <= _ROUNDING:
+        return ""
+    smallest = min(row.scale for row in table)
+    small = by_activation(table, lambda row: row.scale == smallest and row.step == 0)
+    nearly = [ACTIVATIONS[name] for name, each in small.items() if largest(each, _rescaled) <= _NEARLY]
+    return (
+        "No regularization term explains the rule: the Jacobian of its update is not symmetric, as any gradient's is. "
+        f"The antisymmetric part is {least:.2f} to {max(largest(each, _asymmetry) for each in found.values()):.2f} of "
+        "the symmetric one on small MLPs. "
+        + (
+            f"With weights {smallest:g} times as large it is nearly a gradient, each layer at a rate of its own, with "
+            f"{', '.join(nearly)}."
+            if nearly
+            else ""
+        )
     )
 
 
@@ -112,6 +134,7 @@ def _is_a_term(table: Sequence[Row]) -> Claim:
         verdict=all_or_some([largest(each, _asymmetry) <= _ROUNDING for each in everywhere.values()])
         if backprop <= _ROUNDING and differences <= _AGREE
         else "not decided",
+        key=", ".join(f"{ACTIVATIONS[name]} {_span(each)}" for name, each in found.items()) + "; a gradient: 0",
         how=f"holds where the antisymmetric part is at most {_ROUNDING:g} of the symmetric part for every activation, "
         "at every depth, scale, seed and step; partly where for some activations. Decided where Backprop's, which is a "
         f"gradient, is within that and finite differences agree to {_AGREE:g}",
@@ -129,6 +152,7 @@ def _nearly(table: Sequence[Row]) -> Claim:
         measured=f"at {smallest:g} of PyTorch's initialisation at most "
         + ", ".join(f"{value:.1g} ({ACTIVATIONS[name]})" for name, value in worst.items()),
         verdict=all_or_some([value <= _NEARLY for value in worst.values()]),
+        key=", ".join(f"{ACTIVATIONS[name]} {value:.0e}" for name, value in worst.items()),
         how=f"holds where the antisymmetric part is at most {_NEARLY:g} of the symmetric part at the smallest scale "
         "for every activation, depth and seed, each layer's update multiplied by the mean slopes of the activations "
         "above it; partly where for some activations",

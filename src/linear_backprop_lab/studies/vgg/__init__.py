@@ -1,19 +1,36 @@
 """Figures 2, 3 and 4: VGG19 under Backprop and Linear Backprop, and what the paper leaves open of them."""
 
+from collections.abc import Callable
+
+from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._study import Drawn, Experiment, Study
 from linear_backprop_lab.studies.images.run import image_job
-from linear_backprop_lab.studies.images.settings import BACKPROP, LINEAR
+from linear_backprop_lab.studies.images.settings import BACKPROP, LINEAR, is_at_paper_scale
 
 from . import first_look_runs, runs
 from .figure2 import figure2
 from .figure3 import figure3_left, figure3_right
 from .figure4 import figure4
 from .first_look import images
+from .full_scale import full_scale
 from .open_settings import open_settings
 from .paper_rate import paper_rate
 
-_TANH = (("Tanh", BACKPROP), ("Tanh", LINEAR))
 _VGG = (runs.RECORDS,)
+
+
+def _of(*networks: tuple[str, str]) -> Callable[[Run], bool]:
+    """The runs of these pairs of activation and rule."""
+    return lambda run: (run.config["model"]["activation"], run.config["rule"]) in networks
+
+
+_TANH = _of(("Tanh", BACKPROP), ("Tanh", LINEAR))
+
+
+def _in_full(run: Run) -> bool:
+    """At the paper's own size, or at its learning rate."""
+    return _TANH(run) and (is_at_paper_scale(run) or run.config["experiment"] == runs.PAPER_RATE)
+
 
 STUDY = Study(
     experiments=(
@@ -75,9 +92,10 @@ STUDY = Study(
     ),
     sections=(
         Drawn(images, (first_look_runs.NAME,)),
+        Drawn(full_scale, _VGG, _in_full, also=runs.PAPER_RATE, unfinished=True),
         Drawn(figure2, _VGG, _TANH),
-        Drawn(figure3_left, _VGG, (("ReLU", BACKPROP), ("Tanh", LINEAR))),
-        Drawn(figure3_right, _VGG, (("ReLU", BACKPROP), ("ReLU", LINEAR))),
+        Drawn(figure3_left, _VGG, _of(("ReLU", BACKPROP), ("Tanh", LINEAR))),
+        Drawn(figure3_right, _VGG, _of(("ReLU", BACKPROP), ("ReLU", LINEAR))),
         Drawn(figure4, _VGG, _TANH),
         Drawn(open_settings, (runs.OPEN_SETTINGS,), _TANH, also=runs.RECORDS),
         Drawn(paper_rate, (runs.PAPER_RATE,)),

@@ -121,6 +121,11 @@ def _alike(part: str, pairs: Sequence[Pair], paper: str) -> Claim:
             for name, backprop, linear in pairs
         )
         or "no record",
+        key="; ".join(
+            f"{fmean(backprop.best):.1%} and {fmean(linear.best):.1%}, {name.partition(',')[0]}"
+            for name, backprop, linear in pairs
+            if backprop.protocol == "held_out"
+        ),
         # Two networks at chance are alike for want of learning.
         verdict=all_or_some(
             [
@@ -154,6 +159,7 @@ def _varies(part: str, pairs: Sequence[Pair]) -> Claim:
         )
         or "too few seeds or epochs that learn",
         verdict=all_or_some([one > _MUCH * other for *_, one, other in spreads]),
+        key=f"more than {_MUCH:g} times in {sum(one > _MUCH * other for *_, one, other in spreads)} of {len(spreads)}",
         how="the paper does not say of what; so both of the last test accuracy over seeds and of its change from "
         "epoch to epoch in the second half of training. Holds where Backprop's standard deviation is more than twice "
         "Linear Backprop's by both, in every network that is above chance, and did not diverge, on both sides, by both "

@@ -8,8 +8,9 @@ from matplotlib.lines import Line2D
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, Verdict, all_or_some
-from linear_backprop_lab.report.drawing import RULE_COLORS, panels, rule_name, to_svg
-from linear_backprop_lab.studies.images.seeds import as_share_over_epochs
+from linear_backprop_lab.report.drawing import RULE_STYLES, legend_above, panels, rule_name, to_svg
+from linear_backprop_lab.studies.images.choices import finished
+from linear_backprop_lab.studies.images.seeds import as_share
 from linear_backprop_lab.studies.images.selection import choose
 from linear_backprop_lab.studies.images.settings import (
     BACKPROP,
@@ -60,18 +61,19 @@ def _figure(name: str, runs: Sequence[Run]) -> Figure:
         for panel, rate in zip(drawn, rates, strict=True):
             for run in (run for run in runs if learning_rate(run) == rate):
                 shade = shades[penalties.index(penalty(run))]
-                color = RULE_COLORS[run.config["rule"]]
-                panel.plot(*curve(run, "test_accuracy"), color=color, alpha=shade, marker=".")
-            as_share_over_epochs(panel, "test accuracy")
+                style = RULE_STYLES[run.config["rule"]]
+                panel.plot(*curve(run, "test_accuracy"), alpha=shade, markersize=3.5, **style)
+            as_share(panel, "test accuracy")
+            panel.set_xlabel("epoch")
         highest = max(panel.get_ylim()[1] for panel in drawn)
         for panel in drawn:
             panel.set_ylim(0, highest)
-        rules = [Line2D([], [], color=RULE_COLORS[rule], label=rule_name(rule)) for rule in (BACKPROP, LINEAR)]
+        rules = [Line2D([], [], label=rule_name(rule), **RULE_STYLES[rule]) for rule in (BACKPROP, LINEAR)]
         decays = [
             Line2D([], [], color="#808080", alpha=shade, label=f"l2 {factor:g}")
             for factor, shade in zip(penalties, shades, strict=True)
         ]
-        drawn[0].legend(handles=[*rules, *decays], fontsize="small", ncols=2)
+        legend_above(drawn[0], [*rules, *decays])
         svg = to_svg(drawn[0], salt=f"fig4-{name}")
     ended = sum(run.record["status"] == "diverged" for run in runs)
     return Figure(
@@ -97,6 +99,7 @@ def _early(networks: Networks) -> Claim:
         "Backprop learning.” (appendix B)",
         measured=f"{sum(ahead)} of {len(ahead)} settings have the lower training loss in epoch 1 under Linear Backprop",
         verdict=verdict if ahead else "not decided",
+        key=f"at {sum(ahead)} of {len(ahead)} settings",
         how="at the same learning rate, penalty and initial weights; holds where the mean training loss of the first "
         "epoch is lower under Linear Backprop at three quarters of the settings at least, partly where at half; "
         "infinite where training diverged",
@@ -106,6 +109,7 @@ def _early(networks: Networks) -> Claim:
 def _needs_decay(networks: Networks) -> Claim:
     best = {name: _best_penalties(under(runs, LINEAR)) for name, runs in networks.items()}
     known = {name: pair for name, pair in best.items() if pair is not None}
+    largest = {name: max(map(penalty, runs)) for name, runs in networks.items()}
     return Claim(
         experiment="fig4",
         claim="At a large learning rate Linear Backprop needs a larger weight decay.",
@@ -116,10 +120,12 @@ def _needs_decay(networks: Networks) -> Claim:
             for name, (large, small) in known.items()
         )
         or "it learns at one learning rate alone, or there is one penalty alone",
-        verdict=all_or_some([large > small for large, small in known.values()]),
+        verdict=all_or_some([large > small for name, (large, small) in known.items() if small < largest[name]]),
+        key="; ".join(f"{large:g} against {small:g}, {name}" for name, (large, small) in known.items()),
         how="of Linear Backprop's runs, the penalty with the best test accuracy at any epoch; holds where it is "
         "larger at the largest learning rate that is above chance than at the smallest, with and without batch "
-        "normalization; partly where with one. One seed: where accuracies are close, the best penalty is chance",
+        "normalization; partly where with one; not decided where the smallest rate already picks the largest penalty "
+        "there is. Runs that diverged do not learn. One seed: where accuracies are close, the best penalty is chance",
     )
 
 
@@ -127,6 +133,7 @@ def _best_penalties(runs: Sequence[Run]) -> tuple[float, float] | None:
     """At the largest learning rate that learns and at the smallest; None where there is nothing to choose."""
     if len({penalty(run) for run in runs}) < 2:
         return None
+    runs = finished(runs)
     rates = {learning_rate(run) for run in runs}
     best = {rate: choose([run for run in runs if learning_rate(run) == rate], "test") for rate in rates}
     learned = {rate: penalty(each.run) for rate, each in best.items() if is_above_chance(each.run, each.value)}

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
-from linear_backprop_lab.report.drawing import RULE_COLORS, RULE_MARKERS, axes, rule_name, to_svg
+from linear_backprop_lab.report.drawing import RULE_STYLES, axes, label_ends, rule_name, to_svg
 from linear_backprop_lab.studies.images.settings import (
     BACKPROP,
     LINEAR,
@@ -26,8 +26,6 @@ from linear_backprop_lab.studies.images.settings import (
     learning_rate,
     standard_error,
 )
-
-_LINE_STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,11 @@ class _Comparison:
     def best(self, rule: str) -> Run:
         return max(self.under(rule), key=_best)
 
+    def best_finished(self, rule: str) -> Run:
+        """Of those that did not diverge, where there are any."""
+        runs = self.under(rule)
+        return max([run for run in runs if not _diverged(run)] or runs, key=_best)
+
     def matched(self) -> list[tuple[Run, Run]]:
         """Backprop's run and Linear Backprop's, at every learning rate both were run with."""
         linear = {learning_rate(run): run for run in self.under(LINEAR)}
@@ -66,7 +69,7 @@ def images(runs: Sequence[Run]) -> Section:
     comparisons = _comparisons(runs)
     return Section(
         id="images",
-        title="VGG19 with tanh on small images",
+        title="A first look: VGG19 with tanh on a part of the images",
         asked=_asked(runs),
         figures=tuple(figure for comparison in comparisons for figure in _figures(comparison)),
         claims=(_flows(comparisons), _competitive(comparisons), _early(comparisons)) if comparisons else (),
@@ -110,28 +113,28 @@ def _as_percentage(drawn: Axes) -> None:
 def _curves(comparison: _Comparison, metric: str, label: str, decorate: Callable[[Axes], None]) -> Figure:
     with axes() as drawn:
         for run in comparison.runs:
-            _curve(drawn, run, metric, _LINE_STYLES[comparison.learning_rates.index(learning_rate(run)) % 4])
+            _curve(drawn, run, metric, hollow=learning_rate(run) != comparison.learning_rates[-1])
         drawn.set_xlabel("epoch")
         drawn.set_ylabel(label.lower())
         drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
         decorate(drawn)
-        drawn.legend(fontsize="small", handlelength=3.5)
+        label_ends(drawn, apart=0.16)
         svg = to_svg(drawn, salt=f"{comparison.runs[0].key}-{metric}")
     config = comparison.runs[0].config
     caption = (
         f"{config['train_images']:,} training and {config['test_images']:,} test images, batches of "
-        f"{config['recipe']['batch_size']}, one seed. {_endings(comparison)}"
+        f"{config['recipe']['batch_size']}, one seed; hollow marks: the smaller learning rates. {_endings(comparison)}"
     )
     return Figure(f"{label}: {comparison.name}", caption.strip(), svg)
 
 
-def _curve(drawn: Axes, run: Run, metric: str, line_style: str) -> None:
+def _curve(drawn: Axes, run: Run, metric: str, *, hollow: bool) -> None:
+    style = RULE_STYLES[run.config["rule"]]
     drawn.plot(
         *curve(run, metric),
-        color=RULE_COLORS[run.config["rule"]],
-        marker=RULE_MARKERS[run.config["rule"]],
-        linestyle=line_style,
-        label=f"{rule_name(run.config['rule'])}, lr {learning_rate(run):g}",
+        **style,
+        markerfacecolor="none" if hollow else style["color"],
+        label=f"{rule_name(run.config['rule'])},\nlr {learning_rate(run):g}",
     )
 
 
@@ -145,16 +148,17 @@ def _endings(comparison: _Comparison) -> str:
 
 
 def _flows(comparisons: Sequence[_Comparison]) -> Claim:
-    best = {comparison.name: comparison.best(LINEAR) for comparison in comparisons}
+    best = {comparison.name: comparison.best_finished(LINEAR) for comparison in comparisons}
     return Claim(
         experiment="images",
         claim="With Linear Backprop a deep network of tanh units learns.",
         paper="“By using Linear Backprop, however, we are able to ensure that gradients flow to continue "
         "learning.” (section 1.2)",
         measured="; ".join(f"{name}: {_described(run)}, chance {chance(run):.0%}" for name, run in best.items()),
-        verdict=all_or_some([is_above_chance(run, _best(run)) for run in best.values()]),
-        how="holds where the best test accuracy is above chance by more than 1.96 standard errors of the "
-        "test set in every comparison; partly where in some",
+        verdict=all_or_some([not _diverged(run) and is_above_chance(run, _best(run)) for run in best.values()]),
+        key="; ".join(f"{_best(run):.1%}, {name.rpartition(', ')[2]}" for name, run in best.items()),
+        how="of the runs that did not diverge, where there are any; holds where the best test accuracy is above "
+        "chance by more than 1.96 standard errors of the test set in every comparison; partly where in some",
     )
 
 
@@ -169,6 +173,10 @@ def _competitive(comparisons: Sequence[_Comparison]) -> Claim:
             for name, (backprop, linear) in best.items()
         ),
         verdict=all_or_some([_is_level(*pair) for pair in best.values()]),
+        key="; ".join(
+            f"{_best(linear):.1%} against {_best(backprop):.1%}, {name.rpartition(', ')[2]}"
+            for name, (backprop, linear) in best.items()
+        ),
         how="each rule at its best learning rate and epoch on the test set, as in the paper; holds where "
         "Linear Backprop is not below by more than 1.96 standard errors of the difference in every "
         "comparison; partly where in some",
@@ -193,6 +201,7 @@ def _early(comparisons: Sequence[_Comparison]) -> Claim:
             for name, backprop, linear in pairs
         ),
         verdict=all_or_some([first_loss(linear) < first_loss(backprop) for _, backprop, linear in pairs]),
+        key=f"in {sum(first_loss(linear) < first_loss(backprop) for _, backprop, linear in pairs)} of {len(pairs)}",
         how="holds where the mean training loss of the first epoch is lower in every comparison at every "
         "learning rate; partly where in some; infinite where training diverged; one seed, so no interval",
     )
@@ -201,6 +210,10 @@ def _early(comparisons: Sequence[_Comparison]) -> Claim:
 def _described(run: Run) -> str:
     later = ", before it diverged" if run.record["status"] == "diverged" else ""
     return f"{_best(run):.1%} (lr {learning_rate(run):g}{later})"
+
+
+def _diverged(run: Run) -> bool:
+    return run.record["status"] == "diverged"
 
 
 def _best(run: Run) -> float:
