@@ -57,13 +57,14 @@ def sweep_run(
     train_images=2000,
     initialization="he",
     augment=True,
+    width=0.5,
 ):
     """A complete run of a sweep with the test accuracies of `accuracies`, an epoch each.
 
     Its Precision@5 error is half of what top-1 has wrong; `norms` are Backprop's gradient at the lowest and at the
     highest weight, Linear Backprop's are 1 everywhere.
     """
-    vgg19 = {"batch_norm": batch_norm, "width": 0.5, "initialization": initialization}
+    vgg19 = {"batch_norm": batch_norm, "width": width, "initialization": initialization}
     network = {"inflate": 1} if experiment == "bnn" else vgg19
     recipe = {"batch_size": 128, "learning_rate": learning_rate, "weight_decay": penalty, "seed": seed}
     recipe |= {"precision": "float32", "augment": augment}

@@ -103,7 +103,7 @@ def label_ends(drawn: Axes, *, apart: float = 0.085) -> None:
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
-            fontsize="small",
+            fontsize=9,
             color=line.get_color(),
             annotation_clip=False,
         )
@@ -116,8 +116,10 @@ def _spread(heights: Sequence[float], apart: float) -> list[float]:
         pools.append([height - place * apart])
         while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]
-    moved = [fmean(pool) for pool in pools for _ in pool]
-    return [base + place * apart for place, base in enumerate(moved)]
+    moved = [fmean(pool) + place * apart for place, pool in enumerate(pool for pool in pools for _ in pool)]
+    # Within the axes: what lies above and below them belongs to others.
+    outside = max(0.0, moved[-1] - 1) if moved else 0.0
+    return [height - outside for height in moved]
 
 
 def to_svg(drawn: Axes, salt: str) -> str:

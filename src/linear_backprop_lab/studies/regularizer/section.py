@@ -68,7 +68,7 @@ def _finding(table: Sequence[Row]) -> str:
 
 def _by_scale(table: Sequence[Row]) -> Figure:
     depth = max(row.hidden_layers for row in table)
-    titles = ("the update as it is", "each layer's update times the mean slopes above it")
+    titles = ("as it is", "layers rescaled")
     found = by_activation(table, lambda row: row.hidden_layers == depth and row.step == 0)
     with panels(titles, height=2.9) as drawn:
         for panel, measure in zip(drawn, (_asymmetry, _rescaled), strict=True):
@@ -79,9 +79,9 @@ def _by_scale(table: Sequence[Row]) -> Figure:
     return Figure(
         "Near the linear regime the update is nearly a gradient, but for ReLU's",
         f"Linear Backprop, {depth} hidden layers, before training: antisymmetric part over symmetric part, median over "
-        f"seeds. Small weights hold tanh at f' = 1 and "
-        "the other smooth activations at some other constant slope, by which each layer's update can be corrected "
-        "(below); ReLU has no such regime.",
+        f"seeds. Small weights hold tanh at f' = 1 and the "
+        "other smooth activations at some other constant slope, which rescales each layer's update (below: multiplied "
+        "by the mean slopes of the activations above it); ReLU has no such regime.",
         svg,
     )
 
@@ -92,6 +92,7 @@ def _along_training(table: Sequence[Row]) -> Figure:
     with panels([""], height=2.9) as drawn:
         _lines(drawn[0], found, lambda row: row.step, _asymmetry)
         drawn[0].set_xscale("symlog", linthresh=10)
+        drawn[0].set_xlim(left=0)
         drawn[0].set_xlabel("step of gradient descent by the update")
         svg = to_svg(drawn[0], salt="regularizer-steps")
     return Figure(
