@@ -62,3 +62,13 @@ def test_the_committed_report_says_what_the_committed_records_say():
         rows = section.table.rows if section.table else ()
         for row in rows:
             assert f"| {' | '.join(row)} |" in text, row
+
+
+def test_the_excerpt_in_the_documentation_is_of_that_report():
+    documented = (RESULTS.parent / "docs" / "lab.md").read_text()
+    excerpt = documented.partition("| the paper's claim | here | key numbers |")[2].partition("\n\n")[0]
+    rows = [row.strip("| ").split(" | ") for row in excerpt.strip().splitlines()[1:]]
+    text = (RESULTS / "REPORT.md").read_text()
+    assert len(rows) == 3
+    for claim, verdict, key in rows:
+        assert re.search(rf"\| \[{re.escape(claim)}\]\(#[a-z0-9-]+\) \| {verdict} \| {re.escape(key)} \|", text), claim

@@ -77,7 +77,7 @@ def _by_scale(table: Sequence[Row]) -> Figure:
         drawn[-1].set_xlabel("scale of the initial weights (1: PyTorch's own)")
         svg = to_svg(drawn[0], salt="regularizer-scale")
     return Figure(
-        "Near the linear regime the update is nearly a gradient, but for ReLU's",
+        "With small weights and layers rescaled it is nearly a gradient, but for ReLU's",
         f"Linear Backprop, {depth} hidden layers, before training: antisymmetric part over symmetric part, median over "
         f"seeds. Small weights hold tanh at f' = 1 and the "
         "other smooth activations at some other constant slope, which rescales each layer's update (below: multiplied "
