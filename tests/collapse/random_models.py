@@ -71,7 +71,7 @@ def looped(s, h, x):
 
 
 def over_time(s, h, x):
-    steps = h.unflatten(1, (3, 2)).transpose(0, 1)  # (time, N, 2)
+    steps = h.unflatten(1, (3, 2)).transpose(0, 1)
     state = x.new_zeros(len(x), 2)
     outputs = []
     for step in steps:
@@ -106,9 +106,7 @@ AFFINE: dict[str, Callable[[], Step]] = {
     "weight norm": lambda: Step(lambda s, h, x: s.parts["a"](h), a=parametrizations.weight_norm(linear())),
     "orthogonal": lambda: Step(lambda s, h, x: s.parts["a"](h), a=parametrizations.orthogonal(linear())),
     "spectral norm": lambda: Step(lambda s, h, x: s.parts["a"](h), a=parametrizations.spectral_norm(linear()).eval()),
-    "standardised": lambda: Step(
-        lambda s, h, x: h @ ((s.w - s.w.mean(0)) / s.w.std(0)), w=weight(FEATURES, FEATURES)
-    ),
+    "standardised": lambda: Step(lambda s, h, x: h @ ((s.w - s.w.mean(0)) / s.w.std(0)), w=weight(FEATURES, FEATURES)),
     "gate": lambda: Step(lambda s, h, x: h * torch.sigmoid(s.g), g=weight(FEATURES)),
     "softmax weights": lambda: Step(lambda s, h, x: h @ s.w.softmax(1), w=weight(FEATURES, FEATURES)),
     "mask": lambda: Step(lambda s, h, x: h * (s.m > 0), m=buffer(FEATURES)),
@@ -123,7 +121,9 @@ AFFINE: dict[str, Callable[[], Step]] = {
     "fft": lambda: Step(lambda s, h, x: torch.fft.irfft(torch.fft.rfft(h, dim=1) * 2, n=FEATURES, dim=1) + h),
     "cumsum": lambda: Step(lambda s, h, x: h.cumsum(1) / 3),
     "roll": lambda: Step(lambda s, h, x: h.roll(2, 1) + h.flip(1)),
-    "gather": lambda: Step(lambda s, h, x: h[:, [3, 1, 1, 0, 5, 2]] + h.index_select(1, torch.tensor([5, 4, 3, 2, 1, 0]))),
+    "gather": lambda: Step(
+        lambda s, h, x: h[:, [3, 1, 1, 0, 5, 2]] + h.index_select(1, torch.tensor([5, 4, 3, 2, 1, 0]))
+    ),
     "einsum": lambda: Step(lambda s, h, x: torch.einsum("ni,ij->nj", h, s.w), w=weight(FEATURES, FEATURES)),
     "batch norm": lambda: Step(lambda s, h, x: s.parts["a"](h), a=normed(nn.BatchNorm1d(FEATURES))),
     "in place": lambda: Step(lambda s, h, x: in_place(h, lambda z: z.add_(x).mul_(0.5))),
@@ -137,27 +137,49 @@ AFFINE: dict[str, Callable[[], Step]] = {
     "recurrent": lambda: Step(over_time, w=weight(2, 2)),
     "tokens": lambda: Step(lambda s, h, x: s.parts["a"](h.view(-1, 2, 3)).flatten(1), a=nn.Linear(3, 3)),
     "tokens in the batch": lambda: Step(tokens_in_the_batch, a=nn.Linear(3, 3)),
-    "time first": lambda: Step(lambda s, h, x: s.parts["a"](h.view(-1, 2, 3).transpose(0, 1)).transpose(0, 1).flatten(1), a=nn.Linear(3, 3)),
+    "time first": lambda: Step(
+        lambda s, h, x: s.parts["a"](h.view(-1, 2, 3).transpose(0, 1)).transpose(0, 1).flatten(1), a=nn.Linear(3, 3)
+    ),
     "class token": lambda: Step(with_class_token, token=weight(1, 1, 3), w=weight(2, 3)),
     "both halves": lambda: Step(lambda s, h, x: sum(s.parts["a"](torch.cat([h, x])).chunk(2)), a=linear()),
-    "conv1d": lambda: Step(lambda s, h, x: s.parts["a"](h[:, None]).mean(1), a=nn.Conv1d(1, 3, 3, padding=1, padding_mode="circular")),
-    "conv2d": lambda: Step(lambda s, h, x: s.parts["a"](h.view(-1, 1, 2, 3)).mean(1).flatten(1), a=nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect" if False else "replicate")),
-    "grouped": lambda: Step(lambda s, h, x: s.parts["a"](h.view(-1, 2, 3, 1)).flatten(1), a=nn.Conv2d(2, 2, (3, 1), padding=(1, 0), groups=2)),
-    "transposed": lambda: Step(lambda s, h, x: s.parts["a"](h.view(-1, 3, 2)).flatten(1)[:, :FEATURES], a=nn.ConvTranspose1d(3, 3, 2, stride=2)),
-    "dilated": lambda: Step(lambda s, h, x: s.parts["a"](h[:, None])[:, 0], a=nn.Conv1d(1, 1, 3, padding=2, dilation=2)),
+    "conv1d": lambda: Step(
+        lambda s, h, x: s.parts["a"](h[:, None]).mean(1), a=nn.Conv1d(1, 3, 3, padding=1, padding_mode="circular")
+    ),
+    "conv2d": lambda: Step(
+        lambda s, h, x: s.parts["a"](h.view(-1, 1, 2, 3)).mean(1).flatten(1),
+        a=nn.Conv2d(1, 4, 3, padding=1, padding_mode="replicate"),
+    ),
+    "grouped": lambda: Step(
+        lambda s, h, x: s.parts["a"](h.view(-1, 2, 3, 1)).flatten(1),
+        a=nn.Conv2d(2, 2, (3, 1), padding=(1, 0), groups=2),
+    ),
+    "transposed": lambda: Step(
+        lambda s, h, x: s.parts["a"](h.view(-1, 3, 2)).flatten(1)[:, :FEATURES], a=nn.ConvTranspose1d(3, 3, 2, stride=2)
+    ),
+    "dilated": lambda: Step(
+        lambda s, h, x: s.parts["a"](h[:, None])[:, 0], a=nn.Conv1d(1, 1, 3, padding=2, dilation=2)
+    ),
     "average": lambda: Step(lambda s, h, x: F.avg_pool1d(h[:, None], 3, 1, 1)[:, 0] + h),
     "upsampled": lambda: Step(lambda s, h, x: F.interpolate(h[:, None, ::2], size=FEATURES, mode="linear")[:, 0]),
-    "shuffled": lambda: Step(lambda s, h, x: F.pixel_unshuffle(F.pixel_shuffle(torch.cat([h, x], 1)[:, :12].view(-1, 12, 1, 1), 2), 2).flatten(1)[:, :FEATURES]),
+    "shuffled": lambda: Step(
+        lambda s, h, x: F.pixel_unshuffle(
+            F.pixel_shuffle(torch.cat([h, x], 1)[:, :12].view(-1, 12, 1, 1), 2), 2
+        ).flatten(1)[:, :FEATURES]
+    ),
     "unfolded": lambda: Step(lambda s, h, x: h.unfold(1, 3, 1).sum(2) @ s.w, w=weight(4, FEATURES)),
-    "padded": lambda: Step(lambda s, h, x: F.pad(h, (1, 1), value=0.5)[:, 1:-1] + F.pad(h[:, None], (2, 0), mode="reflect")[:, 0, 2:]),
+    "padded": lambda: Step(
+        lambda s, h, x: F.pad(h, (1, 1), value=0.5)[:, 1:-1] + F.pad(h[:, None], (2, 0), mode="reflect")[:, 0, 2:]
+    ),
     "dropout off": lambda: Step(lambda s, h, x: s.parts["a"](h), a=nn.Dropout(0.5).eval()),
     "baddbmm": lambda: Step(lambda s, h, x: torch.addmm(x, h, s.w), w=weight(FEATURES, FEATURES)),
     "kron": lambda: Step(lambda s, h, x: h @ torch.kron(s.w, s.w)[:FEATURES, :FEATURES], w=weight(3, 3)),
     "outer product": lambda: Step(lambda s, h, x: (h[:, :, None] * s.g).sum(2), g=weight(4)),
     "prelu": lambda: Step(lambda s, h, x: s.parts["a"](h), a=nn.PReLU(FEATURES)),
     "learned clamp": lambda: Step(lambda s, h, x: torch.clamp(h, -s.g.abs(), s.g.abs() + 0.1), g=weight(FEATURES)),
-    "checkpointed": lambda: Step(lambda s, h, x: checkpoint(s.parts["a"], h, use_reentrant=False), a=nn.Sequential(linear(), nn.ReLU(), linear())),
-}  # fmt: skip
+    "checkpointed": lambda: Step(
+        lambda s, h, x: checkpoint(s.parts["a"], h, use_reentrant=False), a=nn.Sequential(linear(), nn.ReLU(), linear())
+    ),
+}
 
 
 def without_grad(s, h):
@@ -237,7 +259,7 @@ NOT_AFFINE: dict[str, Callable[[Step, Tensor, Tensor], Tensor]] = {
     "complex modulus": lambda s, h, x: torch.fft.fft(h, dim=1).abs(),
     "median": lambda s, h, x: h.median(1, keepdim=True).values * torch.ones(FEATURES),
     "cosine": lambda s, h, x: F.cosine_similarity(h, x, dim=1)[:, None] * torch.ones(FEATURES),
-}  # fmt: skip
+}
 
 
 def hooked(h: Tensor) -> Tensor:
