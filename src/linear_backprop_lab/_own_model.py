@@ -73,6 +73,17 @@ def converted(own: OwnModel, rule: lb.BackwardRule, where: list[str] | None) -> 
         return str(conversion)
 
 
+def collapsible(rule: lb.BackwardRule) -> lb.Linear | lb.MeanLinear | lb.LocallyExact:
+    """The rule, if `lb.collapse` takes it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not isinstance(rule, lb.Linear | lb.MeanLinear | lb.LocallyExact):
+        raise ValueError(f"--collapse takes the rules Linear, MeanLinear and LocallyExact, got {rule!r}")
+    return rule
+
+
 def loss(output: Any) -> Tensor:
     """Half the mean square of the output, or of the first floating tensor in it.
 

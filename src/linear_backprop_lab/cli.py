@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import linear_backprop as lb
-from linear_backprop.diagnostics import Alignment, gradient_alignment
-from linear_backprop_lab._own_model import OwnModelError, converted, loss, own_model
+from linear_backprop.diagnostics import Alignment, collapse_error, gradient_alignment
+from linear_backprop_lab._own_model import OwnModelError, collapsible, converted, loss, own_model
 from linear_backprop_lab.data import DataError
 from linear_backprop_lab.records import RunError, listing
 from linear_backprop_lab.report import ReportError, check_report_path, write_report
@@ -265,6 +265,9 @@ def convert_check(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Only modules whose path matches; may be repeated."),
     ] = None,
+    collapse: Annotated[
+        bool, typer.Option("--collapse", help="Collapse it, too, and say how far the gradients agree.")
+    ] = False,
 ) -> None:
     """Convert your model, list what follows the rule, and compare its gradient with Backprop's on one batch.
 
@@ -275,10 +278,14 @@ def convert_check(
     """
     with _usage():
         backward_rule = lb.rule_from_name(rule)
+        collapsed_rule = collapsible(backward_rule) if collapse else None
         own = own_model(target, _shape(input_shape))
     _console.print(converted(own, backward_rule, where), highlight=False, markup=False, soft_wrap=True)
     alignment = gradient_alignment(own.model, backward_rule, own.inputs, loss, where)
     _console.print("", _alignment_table(alignment), highlight=False)
+    if collapsed_rule is not None:
+        error = collapse_error(own.model, own.inputs, loss, collapsed_rule, where)
+        _console.print(f"\ncollapsed gradients: within {error:.1e} of convert's (relative)", highlight=False)
 
 
 def _call(rule: type[lb.BackwardRule]) -> str:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -27,9 +28,11 @@ PRELUDES = {"README.md": A_MODEL, "CONTRIBUTING.md": A_MODEL}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_runs(page: Path):
+def test_every_block_runs(page: Path, monkeypatch: pytest.MonkeyPatch):
     text = page.read_text(encoding="utf-8")
-    namespace = {"__name__": "a_page"}
+    module = ModuleType("a_page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where Dynamo looks for the names that a function reads
+    namespace = vars(module)
     exec(PRELUDES.get(page.name, ""), namespace)
     for block in BLOCK.finditer(text):
         lines_above = text[: block.start(1)].count("\n")

@@ -205,6 +205,22 @@ def test_convert_check_finds_calls_and_compares_gradients(linear_backprop, tmp_p
     assert "1 times Backprop's" in printed
 
 
+def test_convert_check_says_how_far_collapsed_gradients_agree(linear_backprop, tmp_path, monkeypatch):
+    module = "from torch import nn\nnet = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))\n"
+    module += "softened = nn.Sequential(nn.Tanh(), nn.Linear(3, 3), nn.Softmax(1))\n"
+    (tmp_path / "models_to_collapse.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    check = partial(linear_backprop, "convert-check", "--input-shape", "9,3", "--collapse")
+    code, printed = check("models_to_collapse:net")
+    assert code == 0
+    found = re.search(r"collapsed gradients: within (\S+) of convert's \(relative\)", printed)
+    assert found and float(found[1]) < 1e-4  # float32
+    code, printed = check("models_to_collapse:softened")
+    assert code == 1 and "error: Softmax at '2' cannot be collapsed" in printed
+    code, printed = check("models_to_collapse:net", "--rule", "clipped")
+    assert code == 2 and "--collapse takes the rules Linear, MeanLinear and LocallyExact" in printed.replace("│ ", "")
+
+
 def test_convert_check_takes_the_first_tensor_of_an_output_and_says_what_has_no_gradient(
     linear_backprop, tmp_path, monkeypatch
 ):

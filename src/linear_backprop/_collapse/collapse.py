@@ -47,6 +47,7 @@ from .capture import Call, Captured, Runner
 from .graph import Places
 from .locally_exact import LocallyExact
 from .runner import CollapsedRunner, LocalRunner, Options
+from .table import table_of
 from .trace import Trace
 
 CollapsibleRule = Linear | MeanLinear | LocallyExact
@@ -181,6 +182,12 @@ class Collapsed(nn.Module):
         if self._runner is None:
             raise LinearBackpropError("collapses() knows the model only once it has run on a batch; call it first")
         return self._accumulation is not None or self._runner.collapses(samples)
+
+    def __str__(self) -> str:
+        """What the graph of the latest call consists of, what a step costs, and which path it takes."""
+        if self._runner is None:
+            return f"collapsed under {self.rule!r}: the model is captured at the first call; print it again after that"
+        return table_of(self._runner)
 
     @contextmanager
     def accumulate(self) -> Generator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from .._conversion.convert import convert
 from .._conversion.patch import plain_copy
 from .._conversion.where import Where
-from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule
+from ._gradients import LossFn, gradients_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def gradient_alignment(
     model: nn.Module,
     rule: BackwardRule,
     inputs: Tensor | tuple[Any, ...],
-    loss_fn: Callable[[Any], Tensor] | None = None,
+    loss_fn: LossFn | None = None,
     where: Where = None,
 ) -> Alignment:
     """Compare a rule's gradient with Backprop's on one batch.
@@ -61,11 +60,10 @@ def gradient_alignment(
             f"loss_fn must be a function of the model's output, got a {type(loss_fn).__name__}; with a target y, give "
             f"loss_fn=lambda output: criterion(output, y)"
         )
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     ruled = plain_copy(model)
     convert(ruled, rule, where)
-    true = _gradients(plain_copy(model), arguments, loss_fn or _half_mean_square)
-    own = _gradients(ruled, arguments, loss_fn or _half_mean_square)
+    true = gradients_of(plain_copy(model), inputs, loss_fn)
+    own = gradients_of(ruled, inputs, loss_fn)
     u, v = _flat(own), _flat(true)
     return Alignment(
         cosine=_cosine(u, v),
@@ -73,25 +71,6 @@ def gradient_alignment(
         norm_ratio=(u.norm() / v.norm()).item(),
         norms={name: (own[name].double().norm().item(), true[name].double().norm().item()) for name in own},
     )
-
-
-def _gradients(model: nn.Module, arguments: tuple[Any, ...], loss_fn: Callable[[Any], Tensor]) -> dict[str, Tensor]:
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if not named:
-        raise LinearBackpropError("the model has no parameter that requires grad; there is no gradient to compare")
-    devices = {parameter.device for parameter in named.values() if parameter.is_cuda}
-    with torch.random.fork_rng(list(devices)), torch.enable_grad():
-        loss = loss_fn(model(*arguments))
-        if loss.dim() != 0:
-            raise LinearBackpropError(f"loss_fn must return a scalar, got shape {tuple(loss.shape)}")
-        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(named, gradients, strict=True))
-
-
-def _half_mean_square(output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise LinearBackpropError(f"the model returns {type(output).__name__}, not a tensor; give a loss_fn")
-    return output.square().mean() / 2
 
 
 def _flat(gradients: dict[str, Tensor]) -> Tensor:
