@@ -35,6 +35,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linear-backprop needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,docs,dev]"
+	# A peer in the tests; they do without the torchvision that it asks for.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps zennit
 	@touch $@
 
 clean:

@@ -21,6 +21,10 @@ from ._conversion.with_rule import with_rule as with_rule
 from ._errors import CollapseError as CollapseError
 from ._errors import ConversionError as ConversionError
 from ._errors import LinearBackpropError as LinearBackpropError
+from ._rules.attribution import Deconvolution as Deconvolution
+from ._rules.attribution import Guided as Guided
+from ._rules.attribution import Ratio as Ratio
+from ._rules.attribution import Rescale as Rescale
 from ._rules.by_name import known_rules as known_rules
 from ._rules.by_name import rule_from_name as rule_from_name
 from ._rules.elementwise import Blend as Blend
