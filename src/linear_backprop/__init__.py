@@ -38,7 +38,9 @@ from ._rules.layers import LINEAR_LAYERS as LINEAR_LAYERS
 from ._rules.layers import AveragedMaximum as AveragedMaximum
 from ._rules.layers import ConstantStatistics as ConstantStatistics
 from ._rules.layers import StraightThroughDropout as StraightThroughDropout
+from ._rules.rescaled_maximum import RescaledMaximum as RescaledMaximum
 from ._rules.rule import BackwardRule as BackwardRule
 from ._rules.rule import LayerRule as LayerRule
 
+from . import attribution as attribution  # isort: skip
 from . import diagnostics as diagnostics  # isort: skip

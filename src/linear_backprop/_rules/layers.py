@@ -21,7 +21,7 @@ from .._torch import Function, batch_norm_and_statistics, in_plain_code
 from .pooling import AdaptiveWindows, Windows
 from .rule import Arguments, LayerRule
 
-_WINDOW_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+WINDOW_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 _WINDOWS: Arguments = {
     "input": None,
     "kernel_size": None,
@@ -90,7 +90,7 @@ class AveragedMaximum(LayerRule):
         given = self.bound(call)
         if "output_size" in given:
             return AdaptiveWindows(given["dims"], given["output_size"])
-        return Windows(given["dims"], **{name: given[name] for name in _WINDOW_ARGUMENTS})
+        return Windows(given["dims"], **{name: given[name] for name in WINDOW_ARGUMENTS})
 
 
 @dataclass(frozen=True)
