@@ -83,6 +83,19 @@ def test_values_and_indices_are_the_function_s_own(form, dtype: torch.dtype):
     assert h.dtype == values.dtype == dtype
 
 
+@pytest.mark.parametrize("function", RULE.arguments, ids=lambda f: f"{f.__module__}.{f.__name__}")
+def test_every_function_returns_what_it_returned(function):
+    given = RULE.arguments[function]
+    pairs = torch.randn(4, 2, *(6, 5, 5)[: given["dims"]], requires_grad=True)
+    arguments = (3,) if "output_size" in given else (3, 2)
+    with lb.backward_rule(layers=[RULE]):
+        got = function(pairs, *arguments)
+    expected = function(pairs, *arguments)
+    assert type(got) is type(expected)
+    for a, b in zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]:
+        assert torch.equal(a, b) and a.dtype == b.dtype
+
+
 def test_equal_pairs_ties_infinities_and_nan():
     x = torch.tensor([1.0, 1.0, -torch.inf, -torch.inf, torch.inf, 0.0, torch.nan, 0.0], dtype=torch.float64)
     got, _ = ruled(lambda z: F.max_pool1d(z, 2), torch.stack([x, x])[:, None])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import LinearBackpropError
+from .._torch import in_plain_code
 from .elementwise import value_and_pullback
 from .rule import BackwardRule, Elementwise
 
@@ -100,9 +101,12 @@ class Rescale(BackwardRule):
         """g times the slope between each pair."""
         h, pullback = value_and_pullback(f, a)
         distance = difference(a, self)
-        far = distance.abs() > self.epsilon
-        slope = difference(h, self) / torch.where(far, distance, 1.0)
-        return torch.where(torch.cat([far, far]), g * torch.cat([slope, slope]), pullback(g))
+        near = ~(distance.abs() > self.epsilon)
+        slope = difference(h, self) / distance.masked_fill(near, 1.0)
+        sloped = (g.unflatten(0, (2, -1)) * slope).flatten(0, 1)
+        if in_plain_code() and not near.any():
+            return sloped
+        return torch.where(torch.cat([near, near]), pullback(g), sloped)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ from .rule import Arguments, LayerRule
 
 _WITH_INDICES = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 _ADAPTIVE_WITH_INDICES = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+_ALWAYS_WITH_INDICES = frozenset(
+    function
+    for function in AveragedMaximum.arguments
+    if function is torch.adaptive_max_pool1d or function.__name__.endswith("_with_indices")
+)
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,28 @@ class RescaledMaximum(LayerRule):
 
     def constants(self, call: Call) -> tuple[Tensor, ...]:
         """The position in each window that receives g, counted over all dimensions, and its multiplier."""
+        return self.run(call)[1]
+
+    def run(self, call: Call) -> tuple[Any, tuple[Tensor, ...]]:
+        """The call's own result, and the constants, from one pooling."""
+        given = self.bound(call)
         with torch.no_grad():
             a: Tensor = call.input.detach()
-            given = self.bound(call)
             h, own = _maxima(a, given)
-            own = own.clamp(min=0)  # a window with no position inside
-            rise = difference(h, self)
-            first, second = own.chunk(2)
-            position = torch.where(rise >= 0, first, second)
-            distance = _taken(difference(a, self), position, given["dims"])
-            near = ~(distance.abs() > self.epsilon)
-            multiplier = torch.where(near, 1.0, rise / torch.where(near, 1.0, distance))
-            multiplier = torch.cat([multiplier, multiplier]).masked_fill(h == -torch.inf, 0.0)
-            return torch.where(torch.cat([near, near]), own, torch.cat([position, position])), multiplier
+            constants = self._multipliers(a, h, own.clamp(min=0), given["dims"])  # no position inside: less than 0
+        returns_both = given["return_indices"] or call.function in _ALWAYS_WITH_INDICES
+        return (h, own) if returns_both else h, constants
+
+    def _multipliers(self, a: Tensor, h: Tensor, own: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+        rise = difference(h, self)
+        first, second = own.chunk(2)
+        position = torch.where(rise >= 0, first, second)
+        both = torch.cat([position, position])
+        distance = difference(_taken(a, both, dims), self)
+        near = ~(distance.abs() > self.epsilon)
+        multiplier = (rise / distance).masked_fill(near, 1.0)
+        multiplier = torch.cat([multiplier, multiplier]).masked_fill(h == -torch.inf, 0.0)
+        return torch.where(torch.cat([near, near]), own, both), multiplier
 
     def linear_map(self, call: Call, constants: tuple[Tensor, ...]) -> Tensor:
         """The values at the positions, times the multipliers."""
