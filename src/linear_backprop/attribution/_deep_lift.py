@@ -27,7 +27,7 @@ class DeepLift:
     Args:
         model: Any module whose first dimension is the batch; left as it is, gradients included.
         multiply_by_inputs: False for the multipliers alone.
-        eps: As in `Rescale` and `RescaledMaximum`; larger than captum's 1e-10, at which rounding decides in float32.
+        eps: As in `Rescale` and `RescaledMaximum`; as small as captum's, because networks may have small activations.
 
     Raises:
         LinearBackpropError: `model` is no module, or `eps` is negative.
@@ -41,7 +41,7 @@ class DeepLift:
         True
     """
 
-    def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-6) -> None:
+    def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
         self.multiplies_by_inputs = multiply_by_inputs
         self._pass = RuledPass(model, Rescale(eps), (RescaledMaximum(eps),))
         self._warned = False
