@@ -146,6 +146,13 @@ def test_gradients_that_were_there_stay():
     assert all(torch.equal(p.grad, b) for p, b in zip((*model.parameters(), x), before, strict=True))
 
 
+def test_a_model_may_overwrite_its_input():
+    model, x = nn.Sequential(nn.LeakyReLU(inplace=True), nn.Linear(4, 2)), torch.randn(3, 4)
+    before = x.clone()
+    _, delta = DeepLift(model).attribute(x, target=0, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-5 and torch.equal(x, before)
+
+
 def test_an_exception_leaves_the_model_as_it_was():
     model, (x,) = network("residual")
     before, leaf = state(model), x.clone().requires_grad_()

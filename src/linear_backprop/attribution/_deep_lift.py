@@ -13,6 +13,11 @@ from .._rules.rescaled_maximum import RescaledMaximum
 from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doubled, like
 from ._ruled import RuledPass, gradients, leaves_of
 
+_UNNAMED = (
+    "a product of activations, one written out in arithmetic, in TorchScript or in a Function of its own, a batch that "
+    "is not the first dimension, or a model in training mode"
+)
+
 
 class DeepLift:
     """DeepLIFT, the Rescale rule: what each input adds to the difference between an output and its baseline's.
@@ -93,7 +98,7 @@ class DeepLift:
         if self._warned or not (left or off > by_rounding):
             return
         self._warned = True
-        why = ", ".join(left) or "a product of activations, one written out in arithmetic, or a model in training mode"
+        why = ", ".join(left) or _UNNAMED
         warnings.warn(
             f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}",
             stacklevel=3,

@@ -43,7 +43,8 @@ class RuledPass:
                 "the model is under a conversion, whose rules its activations would follow; remove() it first"
             )
         with torch.enable_grad(), RuleMode(self.rule, self.layers, observe=self._observe):
-            outputs = self.model(*inputs, *arguments)
+            # Copies, lest a model whose first operation is in place writes into a leaf.
+            outputs = self.model(*(x.clone() for x in inputs), *arguments)
         with torch.enable_grad():
             return selected(outputs, target)
 
