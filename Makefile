@@ -27,6 +27,7 @@ bench: $(INSTALLED)  ## Every benchmark; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/bench_bytes.py
 	$(BIN)/python benchmarks/bench_growth.py --plot benchmarks/growth.svg
 	$(BIN)/python benchmarks/bench_engine.py
+	$(BIN)/python benchmarks/bench_attribution.py
 
 docs: $(INSTALLED)  ## The documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -35,6 +36,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linear-backprop needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,docs,dev]"
+	# A peer in the tests; they do without the torchvision that it asks for.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps zennit
 	@touch $@
 
 clean:

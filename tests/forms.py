@@ -88,12 +88,18 @@ RULES = [
     lb.Clipped(low=-0.7, high=1.3),
     lb.Surrogate("silu"),
     lb.Blend(lb.Linear(), lb.Exact(), WEIGHT),
+    lb.Ratio(),
+    lb.Guided(),
+    lb.Deconvolution(),
+    lb.Rescale(),
 ]
+# Those whose cotangent is g times a function of that very a: not of g's sign, nor of another sample.
+FACTORS = [rule for rule in RULES if not isinstance(rule, lb.Guided | lb.Deconvolution | lb.Rescale)]
 
 
 def factor(rule: lb.BackwardRule, name: str) -> references.Function:
-    """What the rule multiplies g with, by NumPy."""
-    derivative = references.ACTIVATIONS[name][1]
+    """What the rule multiplies a positive g with, by NumPy."""
+    f, derivative = references.ACTIVATIONS[name]
     match rule:
         case lb.Exact():
             return derivative
@@ -107,6 +113,19 @@ def factor(rule: lb.BackwardRule, name: str) -> references.Function:
             return references.silu_derivative
         case lb.Blend():
             return lambda a: (1 - WEIGHT) + WEIGHT * derivative(a)
+    return _factor_of_attribution(rule, f)
+
+
+def _factor_of_attribution(rule: lb.BackwardRule, f: references.Function) -> references.Function:
+    match rule:
+        case lb.Ratio():
+            return lambda a: f(a) / a
+        case lb.Guided():
+            return lambda a: 1.0 * (a > 0)
+        case lb.Deconvolution():
+            return np.ones_like
+        case lb.Rescale():
+            return references.secant(f)
     raise AssertionError(rule)
 
 

@@ -88,6 +88,17 @@ def silu_derivative(a: Array) -> Array:
     return ACTIVATIONS["silu"][1](a)
 
 
+def secant(f: Function) -> Function:
+    """The slope of f between each value of the first half and its partner in the second, for both."""
+
+    def slopes(a: Array) -> Array:
+        count = len(a) // 2
+        pairs = [(f(a[i]) - f(a[i + count])) / (a[i] - a[i + count]) for i in range(count)]
+        return np.array([*pairs, *pairs])
+
+    return slopes
+
+
 @dataclass
 class MLP:
     """h_k = f(W_k h_{k-1} + b_k) for all layers but the last, which has no activation; loss = sum (y_hat - y)^2 / 2."""

@@ -23,6 +23,7 @@ STAIR = [
     "_conversion",
     "_collapse",
     "diagnostics",
+    "attribution",
     "__init__",
 ]
 

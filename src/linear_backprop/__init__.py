@@ -25,6 +25,10 @@ from ._conversion.with_rule import with_rule as with_rule
 from ._errors import CollapseError as CollapseError
 from ._errors import ConversionError as ConversionError
 from ._errors import LinearBackpropError as LinearBackpropError
+from ._rules.attribution import Deconvolution as Deconvolution
+from ._rules.attribution import Guided as Guided
+from ._rules.attribution import Ratio as Ratio
+from ._rules.attribution import Rescale as Rescale
 from ._rules.by_name import known_rules as known_rules
 from ._rules.by_name import rule_from_name as rule_from_name
 from ._rules.elementwise import Blend as Blend
@@ -38,10 +42,12 @@ from ._rules.layers import LINEAR_LAYERS as LINEAR_LAYERS
 from ._rules.layers import AveragedMaximum as AveragedMaximum
 from ._rules.layers import ConstantStatistics as ConstantStatistics
 from ._rules.layers import StraightThroughDropout as StraightThroughDropout
+from ._rules.rescaled_maximum import RescaledMaximum as RescaledMaximum
 from ._rules.rule import BackwardRule as BackwardRule
 from ._rules.rule import Elementwise as Elementwise
 from ._rules.rule import LayerRule as LayerRule
 
+from . import attribution as attribution  # isort: skip
 from . import diagnostics as diagnostics  # isort: skip
 
 __version__ = _version("linear-backprop")

@@ -129,8 +129,11 @@ def test_rrelu_draws_once_and_its_derivative_is_of_that_draw(rule: lb.BackwardRu
     a = x.detach().numpy()
     slope = h.detach().numpy() / a
     assert (len(set(slope[a < 0].round(6))) > 5) == training
-    if isinstance(rule, lb.Exact):
+    if isinstance(rule, lb.Exact | lb.Ratio):
         expected = slope
+    elif isinstance(rule, lb.Rescale):  # each of a pair has its own slope
+        h = slope * a
+        expected = np.tile((h[:30] - h[30:]) / (a[:30] - a[30:]), 2)
     elif isinstance(rule, lb.Blend):
         expected = 0.75 + 0.25 * slope
     else:
@@ -230,7 +233,13 @@ def test_clamp_broadcasts_its_bounds(rule: lb.BackwardRule):
     of_x, of_low = torch.autograd.grad(h.sum(), (x, low))
     a = x.detach().numpy()
     slopes = 1.0 * (a >= low.detach().numpy())
-    factor = {lb.Exact(): slopes, lb.Blend(lb.Linear(), lb.Exact(), 0.25): 0.75 + 0.25 * slopes}.get(rule)
+    h = np.maximum(a, low.detach().numpy())
+    factor = {
+        lb.Exact(): slopes,
+        lb.Blend(lb.Linear(), lb.Exact(), 0.25): 0.75 + 0.25 * slopes,
+        lb.Ratio(): h / a,
+        lb.Rescale(): np.tile((h[0] - h[1]) / (a[0] - a[1]), (2, 1)),
+    }.get(rule)
     if factor is None:
         factor = forms.factor(rule, "clamp")(a) * np.ones(3)
     np.testing.assert_allclose(of_x.numpy(), factor.sum(1, keepdims=True), rtol=1e-12)

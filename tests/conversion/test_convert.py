@@ -282,10 +282,10 @@ class Layers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.below = nn.Sequential(nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.Dropout(0.5))
-        self.norm = nn.GroupNorm(1, 2)
+        self.norm = nn.LocalResponseNorm(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.layer_norm(self.norm(self.below(x)), (2, 2))
+        h = F.local_response_norm(self.norm(self.below(x)), 2)
         return F.max_pool2d(h, 2, return_indices=True)[0].flatten(1)
 
 
@@ -310,7 +310,7 @@ def expected_gradient(batch: bool, maximum: bool, dropout: bool, called: bool) -
             h = model.below[1](h)
         with under(drop, dropout):
             h = model.below[2](h)
-        h = F.layer_norm(model.norm(h), (2, 2))
+        h = F.local_response_norm(model.norm(h), 2)
         with under(pool, called):
             return F.max_pool2d(h, 2).flatten(1)
 
@@ -356,8 +356,8 @@ def test_the_report_lists_layers_once_rules_for_them_are_given():
         ("1", "ReLU", lb.Linear()),
     }
     assert {(site.path, site.what): site.reason.split(":")[0].split(",")[0] for site in conversion.unchanged} == {
-        ("0.norm", "GroupNorm"): "its statistics are of the sample",
-        ("0", "layer_norm (called)"): "its statistics are of the sample",
+        ("0.norm", "LocalResponseNorm"): "its statistics are of the sample",
+        ("0", "local_response_norm (called)"): "its statistics are of the sample",
         ("2", "SyncBatchNorm"): "across processes it runs a backward pass of its own",
         ("3", "LPPool1d"): "a power mean of each window",
     }

@@ -69,7 +69,7 @@ def test_a_view_changes_its_base_and_its_gradient(rule: lb.BackwardRule):
 
 @by_rule
 def test_earlier_readers_of_the_pre_activation_keep_their_gradient(rule: lb.BackwardRule):
-    x = torch.tensor([-1.5, 0.5, 2.0], requires_grad=True)
+    x = torch.tensor([-1.5, 0.5, 2.0, 0.25], requires_grad=True)
 
     z = x * 1
     read = z * 3

@@ -13,6 +13,7 @@ import linear_backprop as lb
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOMS = (lb.diagnostics, lb.attribution)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 A_MODEL = """
@@ -47,8 +48,8 @@ def test_blocks_are_found():
 
 def test_the_reference_has_every_public_name():
     reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    public = [f"linear_backprop.{name}" for name in vars(lb) if not name.startswith("_") and name != "diagnostics"]
-    public += [f"linear_backprop.diagnostics.{name}" for name in vars(lb.diagnostics) if not name.startswith("_")]
+    public = [f"linear_backprop.{name}" for name, value in vars(lb).items() if name[0] != "_" and value not in ROOMS]
+    public += [f"{room.__name__}.{name}" for room in ROOMS for name in vars(room) if name[0] != "_"]
     assert [name for name in public if f"::: {name}\n" not in reference] == []
 
 

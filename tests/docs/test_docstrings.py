@@ -9,11 +9,14 @@ from torch.nn import functional as F
 
 import linear_backprop as lb
 
-PUBLIC = {name: value for name, value in vars(lb).items() if not name.startswith("_") and value is not lb.diagnostics}
+ROOMS = (lb.diagnostics, lb.attribution)
+PUBLIC = {name: value for name, value in vars(lb).items() if not name.startswith("_") and value not in ROOMS}
+JOBS = {f"attribution.{name}": value for name, value in vars(lb.attribution).items() if not name.startswith("_")}
+PUBLIC |= JOBS
 RULES = [
     value for value in PUBLIC.values() if isinstance(value, type) and issubclass(value, lb.BackwardRule | lb.LayerRule)
 ]
-NEED_ONE = [lb.convert, lb.with_rule, lb.backward_rule, *RULES]
+NEED_ONE = [lb.convert, lb.with_rule, lb.backward_rule, *RULES, *JOBS.values()]
 
 
 def examples(value: object) -> list[doctest.DocTest]:

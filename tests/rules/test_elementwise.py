@@ -153,7 +153,7 @@ def test_a_blend_of_exact_with_itself_is_the_true_gradient_twice_over(name: str)
 
 
 @pytest.mark.parametrize("name", ["tanh", "relu", "sigmoid", "gelu"])
-@by_rule
+@pytest.mark.parametrize("rule", forms.FACTORS, ids=lambda rule: type(rule).__name__)
 def test_an_mlp_follows_the_algorithms(rule: lb.BackwardRule, name: str):
     generator = np.random.default_rng(0)
     widths = [3, 5, 4, 2]

@@ -57,7 +57,7 @@ _INSTEAD_OF_MAXIMUM = f"use average pooling, or {_ABOVE}"
 _NORMALIZES = "normalizes over a dimension: no derivative of its own at each element"
 _NORMALIZES_A_SAMPLE = "it normalizes each sample by its own values"
 _OF_THE_SAMPLE = "its statistics are of the sample"
-_NO_CONSTANT = Advice(f"{_OF_THE_SAMPLE}, not of the batch: no constant is the same for every sample")
+_OWN_STATISTICS = Advice(f"{_OF_THE_SAMPLE}: its derivatives go through them", "`ConstantStatistics` governs the most")
 _MULTIPLIES = "it multiplies activations with each other"
 _TAKES_A_MAXIMUM = "which input it takes depends on the sample"
 
@@ -128,14 +128,14 @@ TABLE: tuple[NotElementwise, ...] = (
     NotElementwise(
         functions=("layer_norm", "group_norm", "rms_norm", "local_response_norm", "normalize"),
         modules=(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
-        in_conversion=_NO_CONSTANT,
+        in_conversion=_OWN_STATISTICS,
         in_collapse=Advice(_OF_THE_SAMPLE, f"use batch normalization in eval mode, or {_ABOVE}"),
         among_layers=True,
     ),
     NotElementwise(
         functions=("instance_norm",),
         modules=(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-        in_conversion=_NO_CONSTANT,
+        in_conversion=_OWN_STATISTICS,
         in_collapse=Advice(
             _OF_THE_SAMPLE,
             f"put it in eval mode (`module.eval()`), with running statistics, use batch normalization, or {_ABOVE}",

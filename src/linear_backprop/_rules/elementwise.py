@@ -6,6 +6,7 @@ cotangent goes on to a.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,15 @@ from .._errors import LinearBackpropError
 from .rule import BackwardRule, Elementwise, require_rule
 
 
+def value_and_pullback(f: Elementwise, a: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """f(a), and the function from a cotangent g of it to the true cotangent of a, g * f'(a)."""
+    h, pullback, *_ = torch.func.vjp(f, a)
+    return h, lambda g: pullback(g)[0]
+
+
 def vector_jacobian_product(f: Elementwise, a: Tensor, g: Tensor) -> Tensor:
     """The true cotangent of a, g * f'(a), from PyTorch's own derivative of f."""
-    return torch.func.vjp(f, a)[1](g)[0]
+    return value_and_pullback(f, a)[1](g)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from .._call import Call
 from .._catalogue.activations import functions_named
 from .._errors import LinearBackpropError
 from .._torch import Function, batch_norm_and_statistics, in_plain_code
+from . import sample_statistics
 from .pooling import AdaptiveWindows, Windows
 from .rule import Arguments, LayerRule
 
-_WINDOW_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+WINDOW_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 _WINDOWS: Arguments = {
     "input": None,
     "kernel_size": None,
@@ -90,18 +91,21 @@ class AveragedMaximum(LayerRule):
         given = self.bound(call)
         if "output_size" in given:
             return AdaptiveWindows(given["dims"], given["output_size"])
-        return Windows(given["dims"], **{name: given[name] for name in _WINDOW_ARGUMENTS})
+        return Windows(given["dims"], **{name: given[name] for name in WINDOW_ARGUMENTS})
 
 
 @dataclass(frozen=True)
 class ConstantStatistics(LayerRule):
-    """Batch normalization whose mean and variance are constants in the backward pass.
+    """Normalization whose mean and variance are constants in the backward pass.
 
     h = (a - mean) / sqrt(var + eps) * weight + bias, with the batch's own mean and (biased) variance, through
     which nothing is differentiated: a receives g * weight / sqrt(var + eps), and weight and bias their exact
     gradients. Running statistics are updated as before. In eval mode batch normalization is affine as it is and is
-    left as it is. Across processes `nn.SyncBatchNorm` runs a backward pass of its own, and keeps it. Source: as for
-    `Linear`.
+    left as it is. Across processes `nn.SyncBatchNorm` runs a backward pass of its own, and keeps it.
+
+    Layer, group, instance and RMS normalization (whose mean is 0, and var the mean square) likewise, with the
+    statistics of each sample. These differ by sample: `collapse` refuses them. Source: as for `Linear`; for layer
+    normalization, Ali et al. (2022), LRP of transformers.
 
     Example:
         >>> x = torch.tensor([[-2.0], [2.0]], requires_grad=True)
@@ -112,8 +116,9 @@ class ConstantStatistics(LayerRule):
     """
 
     formula = "g * weight / sqrt(var + eps)"
-    source = "Linear Backprop, for batch normalization"
+    source = "Linear Backprop, for normalization"
     modules = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    modules_by_sample = sample_statistics.MODULES
     arguments: ClassVar[dict[Function, Arguments]] = {
         F.batch_norm: {
             "input": None,
@@ -128,15 +133,22 @@ class ConstantStatistics(LayerRule):
         torch.batch_norm: dict.fromkeys(
             ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
         ),
+        **sample_statistics.ARGUMENTS,
     }
     reproduces_forward: ClassVar[bool] = True
 
     def applies(self, call: Call) -> bool:
-        """True if the statistics are the batch's."""
-        return bool(self.bound(call)["training"])
+        """True if the statistics are the batch's, or the sample's, and not those that were kept."""
+        given = self.bound(call)
+        return bool(given.get("training", given.get("use_input_stats", True)))
 
     def constants(self, call: Call) -> tuple[Tensor, ...]:
-        """Mean and biased variance of each channel, shape (channels,), in float32 at least."""
+        """Mean and biased variance of each channel, shape (channels,), in float32 at least.
+
+        For normalization by the sample, mean and 1 / sqrt(var + eps) of each, of shapes that broadcast against a.
+        """
+        if call.function in sample_statistics.ARGUMENTS:
+            return sample_statistics.statistics(call.input, self.bound(call))
         a: Tensor = call.input.detach()
         others = [dim for dim in range(a.dim()) if dim != 1]
         variance, mean = torch.var_mean(a.to(torch.promote_types(a.dtype, torch.float32)), others, correction=0)
@@ -145,8 +157,10 @@ class ConstantStatistics(LayerRule):
     def run(self, call: Call) -> tuple[Any, tuple[Tensor, ...]]:
         """The call's own result, and the constants that its kernel found on the way: another pass costs more."""
         given, a = self.bound(call), call.input
+        if call.function in sample_statistics.ARGUMENTS or not in_plain_code():
+            return super().run(call)
         # What lacks a second value in a channel, the function itself refuses.
-        if not in_plain_code() or a.device.type not in ("cpu", "cuda") or a.numel() <= a.shape[1]:
+        if a.device.type not in ("cpu", "cuda") or a.numel() <= a.shape[1]:
             return super().run(call)
         names = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
         cudnn = given.get("cudnn_enabled", torch.backends.cudnn.enabled)
@@ -157,9 +171,11 @@ class ConstantStatistics(LayerRule):
         return h, (mean, deviation**-2 - given["eps"])  # deviation: 1 / sqrt(var + eps)
 
     def linear_map(self, call: Call, constants: tuple[Tensor, ...]) -> Tensor:
-        """Batch normalization with the constants for running statistics."""
+        """The same normalization with the constants for its statistics."""
         mean, variance = constants
         given = self.bound(call)
+        if call.function in sample_statistics.ARGUMENTS:
+            return sample_statistics.normalized(call.input, given, mean, scale=variance)
         weight, bias = (None if (p := given[name]) is None else p.to(mean.dtype) for name in ("weight", "bias"))
         return F.batch_norm(call.input, mean, variance, weight, bias, training=False, eps=given["eps"])
 

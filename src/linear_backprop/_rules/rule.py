@@ -127,6 +127,7 @@ class LayerRule(abc.ABC):
         formula: The map, or its backward pass, for tables.
         source: The paper it is from.
         modules: The modules of `torch.nn` that it governs.
+        modules_by_sample: Further ones, in which its map differs by sample, as `collapse` cannot have it.
         arguments: The functions that it governs, each with its arguments' names in order and their defaults (None for
             one that must be given). The first is the layer's input; `inplace` says whether it is overwritten, and
             is there for a function that always does it, too. More that the rule wants to know may follow.
@@ -153,6 +154,7 @@ class LayerRule(abc.ABC):
     formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
     modules: ClassVar[tuple[type[nn.Module], ...]] = ()
+    modules_by_sample: ClassVar[tuple[type[nn.Module], ...]] = ()
     arguments: ClassVar[dict[Function, Arguments]] = {}
     reproduces_forward: ClassVar[bool] = False
 

@@ -1,0 +1,116 @@
+"""DeepLIFT on any model."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._rules.attribution import Rescale
+from .._rules.rescaled_maximum import RescaledMaximum
+from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doubled, like
+from ._ruled import RuledPass, gradients, leaves_of
+
+_UNNAMED = (
+    "a product of activations, one written out in arithmetic, in TorchScript or in a Function of its own, a batch that "
+    "is not the first dimension, or a model in training mode"
+)
+
+
+class DeepLift:
+    """DeepLIFT, the Rescale rule: what each input adds to the difference between an output and its baseline's.
+
+    attribution = multiplier * (input - baseline), where the multiplier is the gradient under `Rescale` and, for max
+    pooling, `RescaledMaximum`. The attributions of a sample sum to F(input) - F(baseline) on every model whose
+    non-linearities are elementwise or max pooling, in whatever form they are called. Put the model in eval mode.
+
+    Where something else keeps its own gradient (softmax, normalization by the sample, products of activations) the sum
+    is off, and a warning says by how much and names what is known by name. Source: Shrikumar et al. (2017).
+
+    Args:
+        model: Any module whose first dimension is the batch; left as it is, gradients included.
+        multiply_by_inputs: False for the multipliers alone.
+        eps: As in `Rescale` and `RescaledMaximum`; as small as captum's, because networks may have small activations.
+
+    Raises:
+        LinearBackpropError: `model` is no module, or `eps` is negative.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
+        >>> x = torch.randn(5, 3)
+        >>> attributions = lb.attribution.DeepLift(model).attribute(x, target=1)
+        >>> difference = model(x)[:, 1] - model(torch.zeros(5, 3))[:, 1]
+        >>> torch.allclose(attributions.sum(1), difference, atol=1e-5)
+        True
+    """
+
+    def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
+        self.multiplies_by_inputs = multiply_by_inputs
+        self._pass = RuledPass(model, Rescale(eps), (RescaledMaximum(eps),))
+        self._warned = False
+
+    def attribute(
+        self,
+        inputs: Tensors,
+        baselines: Baselines = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """The attributions, and with `return_convergence_delta` how far their sums are off.
+
+        Args:
+            inputs: A tensor or a tuple of tensors, the batch first: the model's first arguments.
+            baselines: For each input a tensor of its shape, or of one sample's, or a number; None for 0.
+            target: The output that is explained: None where the model has one per sample, a class, an index tuple, or
+                one for each sample.
+            additional_forward_args: The model's further arguments; tensors of the batch's length go with the baselines,
+                too.
+            return_convergence_delta: True for the deltas beside the attributions.
+
+        Returns:
+            The attributions in the structure of the inputs; and delta = sum of multiplier * (input - baseline) -
+            (F(input) - F(baseline)), shape (N,).
+
+        Raises:
+            LinearBackpropError: An argument does not fit, or the batch is not first everywhere in the model.
+        """
+        given = as_tuple(inputs)
+        samples = len(given[0])
+        leaves = leaves_of(tuple(torch.cat(pair) for pair in zip(given, baselines_of(given, baselines), strict=True)))
+        arguments = doubled(additional_forward_args, samples)
+        chosen = self._pass.outputs(leaves, arguments, _for_both(target, samples))
+        multipliers = tuple(each[:samples] for each in gradients(chosen, leaves, explained=samples))
+        with torch.no_grad():
+            contributions = tuple(m * (x[:samples] - x[samples:]) for m, x in zip(multipliers, leaves, strict=True))
+            delta = _sums(contributions) - (chosen[:samples] - chosen[samples:])
+            self._warn_once(delta, chosen, contributions)
+        attributions = like(inputs, contributions if self.multiplies_by_inputs else multipliers)
+        return (attributions, delta) if return_convergence_delta else attributions
+
+    def _warn_once(self, delta: Tensor, chosen: Tensor, contributions: tuple[Tensor, ...]) -> None:
+        """Say by how much the sums are off, and what may be why, where rounding is not."""
+        left, off = self._pass.left_alone(), delta.abs().max().item()
+        size = max(chosen.abs().max().item(), *(x.abs().sum().item() / len(delta) for x in contributions))
+        by_rounding = torch.finfo(delta.dtype).eps ** 0.5 * size
+        if self._warned or not (left or off > by_rounding):
+            return
+        self._warned = True
+        why = ", ".join(left) or _UNNAMED
+        warnings.warn(
+            f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}",
+            stacklevel=3,
+        )
+
+
+def _for_both(target: Target, samples: int) -> Any:
+    """The target of inputs and baselines."""
+    if isinstance(target, Tensor) and target.numel() == samples and target.dim():
+        return target.tolist() * 2
+    return [*target, *target] if isinstance(target, list) else target
+
+
+def _sums(contributions: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([each.flatten(1).sum(1) if each.dim() > 1 else each for each in contributions]).sum(0)

@@ -1,0 +1,80 @@
+"""A model's forward pass under a rule, and what in it kept its own gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._catalogue.not_elementwise import FUNCTIONS, left_alone
+from .._conversion.block import RuleMode
+from .._conversion.patch import is_converted
+from .._errors import LinearBackpropError
+from .._rules.rule import BackwardRule, LayerRule
+from .._torch import Function
+from ._arguments import Target, selected
+
+
+class RuledPass:
+    """Forward passes of a model under rules, the model itself being left alone.
+
+    The rules hold for whatever is called while the model runs, so nothing is put on the model.
+
+    Args:
+        model: The model.
+        rule: The rule of activations.
+        layers: The rules of layers.
+
+    Raises:
+        LinearBackpropError: `model` is no module, or is under a conversion.
+    """
+
+    def __init__(self, model: nn.Module, rule: BackwardRule, layers: tuple[LayerRule, ...] = ()) -> None:
+        if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LinearBackpropError(f"attribution needs a module, got {model!r}")
+        self.model, self.rule, self.layers = model, rule, layers
+        self._called: dict[Function, None] = {}
+
+    def outputs(self, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], target: Target) -> Tensor:
+        """The one output of every sample that is explained, differentiable by the inputs."""
+        if is_converted(self.model):
+            raise LinearBackpropError(
+                "the model is under a conversion, whose rules its activations would follow; remove() it first"
+            )
+        with torch.enable_grad(), RuleMode(self.rule, self.layers, observe=self._observe):
+            # Copies, lest a model whose first operation is in place writes into a leaf.
+            outputs = self.model(*(x.clone() for x in inputs), *arguments)
+        with torch.enable_grad():
+            return selected(outputs, target)
+
+    def left_alone(self) -> list[str]:
+        """What the model called, or holds, that kept its own gradient, each with the reason."""
+        found: dict[str, str] = {}
+        for function in self._called:
+            advice = left_alone(FUNCTIONS.get(function), layers=True)
+            if advice is not None:
+                found.setdefault(function.__name__, advice.reason)
+        if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
+            found["a fused recurrent kernel"] = "its activations cannot be reached"
+        return [f"{name} ({reason})" for name, reason in found.items()]
+
+    def _observe(self, function: Function) -> None:
+        self._called[function] = None
+
+
+def leaves_of(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs as leaves of a graph of their own."""
+    return tuple(x.detach().requires_grad_() for x in inputs)
+
+
+def gradients(chosen: Tensor, leaves: tuple[Tensor, ...], explained: int) -> tuple[Tensor, ...]:
+    """The gradient of the first `explained` outputs' sum by each leaf, zero where none reaches it.
+
+    No `.grad` is touched.
+    """
+    if not chosen.requires_grad:
+        raise LinearBackpropError("the model's output does not depend on the inputs in a differentiable way")
+    g = torch.zeros_like(chosen)
+    g[:explained] = 1
+    return torch.autograd.grad(chosen, leaves, g, allow_unused=True, materialize_grads=True)
