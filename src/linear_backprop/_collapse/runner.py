@@ -174,14 +174,14 @@ def _require_one_map(plan: Plan) -> None:
     for n, noting in zip(plan.nonlinearities, plan.noting, strict=True):
         if noting.constants:
             raise CollapseError(
-                f"{plan.analysis.places.name(n.node)} takes its statistics from each worker's own part of the batch, and "
-                f"aggregates cannot be summed under different ones: put it in eval mode, or leave out process_group"
+                f"{plan.analysis.places.name(n.node)} takes its statistics from each worker's own part of the batch, "
+                f"and aggregates cannot be summed under different ones: put it in eval mode, or leave out process_group"
             )
     for node in plan.leaves:
         if node in plan.analysis.trace.carries:
             raise CollapseError(
-                f"{plan.analysis.places.name(node)} mixes the samples of each worker's own part of the batch: leave out "
-                f"process_group"
+                f"{plan.analysis.places.name(node)} mixes the samples of each worker's own part of the batch: leave "
+                f"out process_group"
             )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._conversion.convert import convert
 from .._conversion.patch import plain_copy
 from .._conversion.where import Where
+from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule
 from ._gradients import LossFn, gradients_of
 
