@@ -24,6 +24,9 @@ from .remedies import advice_for
 from .trace import Trace
 
 
+_MAP_OF = "the map of"
+
+
 class Part(enum.Enum):
     """The part of a forward pass that an operation belongs to."""
 
@@ -188,7 +191,7 @@ class Analysis:
             return "it returns indices, which depend on the sample"
         if nonlinearity.layer is not None:
             fault = proof.fault(node, _linear_map(nonlinearity, self.trace.values))
-            return f"the map of {nonlinearity.layer!r}: {fault}" if fault else ""
+            return f"{_MAP_OF} {nonlinearity.layer!r}: {fault}" if fault else ""
         return proof.place(node, nonlinearity.input)
 
     def _parts(self, faults: Mapping[fx.Node, str]) -> dict[fx.Node, Part]:
@@ -234,7 +237,7 @@ class Analysis:
                     node,
                     self.places.module(node),
                     faults[node],
-                    follows_a_rule=self.found[node] is not None,
+                    call_is_at_fault=self.found[node] is not None and not faults[node].startswith(_MAP_OF),
                     activations_above=above,
                 )
                 raise CollapseError(f"{self.places.name(node)} cannot be collapsed: {advice}{user_line(node)}")

@@ -9,7 +9,7 @@ from .graph import function_of
 
 
 def advice_for(
-    node: fx.Node, module: nn.Module | None, fault: str, *, follows_a_rule: bool, activations_above: bool
+    node: fx.Node, module: nn.Module | None, fault: str, *, call_is_at_fault: bool, activations_above: bool
 ) -> str:
     """The reason, and a remedy that works.
 
@@ -17,10 +17,10 @@ def advice_for(
         node: The operation.
         module: The module whose `forward` called it.
         fault: Why the proof failed.
-        follows_a_rule: True if a rule governs it, and its call is at fault.
+        call_is_at_fault: True if a rule governs it, and cannot in this very call.
         activations_above: True if activations run after it, so that what lies above it can be collapsed.
     """
-    if follows_a_rule:
+    if call_is_at_fault:
         return _sentences(fault, "call it otherwise, or collapse only what lies above it (`where=`)")
     row = FUNCTIONS.get(function_of(node)) or (row_of(module) if module is not None else None)
     if row is not None:
