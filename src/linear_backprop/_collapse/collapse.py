@@ -149,6 +149,10 @@ class Collapsed(nn.Module):
         self._accumulation: Accumulation | None = None
         self._said = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy captures its own graph.
+        return {**self.__dict__, "_runner": None, "_accumulation": None}
+
     @property
     def _target(self) -> nn.Module:
         """The model; one under `torch.compile`, without it."""
