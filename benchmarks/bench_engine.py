@@ -23,9 +23,9 @@ from torch import nn
 
 import linear_backprop as lb
 from linear_backprop_lab.data import ImageDataset
-from linear_backprop_lab.experiments import Job, OnStep
 from linear_backprop_lab.models import vgg19
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies import Job, OnStep
 from linear_backprop_lab.sweeps import Outcome, run_here, run_in_processes
 from linear_backprop_lab.training import Recipe, train
 

@@ -34,7 +34,7 @@ class Case:
 
     @property
     def in_place(self) -> bool:
-        return self.label.endswith("_") or dict(self.keywords).get("inplace", False)
+        return self.label.removesuffix(".default").endswith("_") or dict(self.keywords).get("inplace", False)
 
     def run(self, function: Callable[..., Any], x: Tensor) -> Tensor:
         arguments = (a.to(x.dtype) if isinstance(a, Tensor) else a for a in self.arguments)
@@ -47,17 +47,19 @@ def _owner(function: Callable[..., Any]) -> str:
         (torch, "torch"),
         (torch.special, "special"),
         (torch.Tensor, "Tensor"),
+        (torch._C._nn, "kernel"),
+        (torch.ops.aten, "aten"),
     ):
         if getattr(owner, function.__name__, None) is function:
             return label
-    return "F"
+    return "aten" if isinstance(function, torch._ops.OpOverload) else "F"
 
 
 def _cases() -> list[Case]:
     cases = []
     for function, form in FORMS.items():
         called = function.__name__.removeprefix("_")
-        arguments = _BY_NAME.get(called.removesuffix("_"), ())
+        arguments = _BY_NAME.get(called.removesuffix(".default").removesuffix("_"), ())
         label = f"{_owner(function)}.{called}"
         cases.append(Case(form.activation.name, label, function, arguments))
         if form.inplace_position is not None:

@@ -78,6 +78,7 @@ ACTIVATIONS: dict[str, tuple[Function, Function]] = {
     "round": (np.round, _zero),
     "floor": (np.floor, _zero),
     "ceil": (np.ceil, _zero),
+    "trunc": (np.trunc, _zero),
     "clamp": (lambda a: np.clip(a, -0.6, 0.8), _inside(-0.6, 0.8)),
 }
 

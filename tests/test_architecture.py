@@ -95,5 +95,64 @@ def test_importing_the_library_imports_no_lab():
 
 
 def test_every_public_name_is_documented():
-    for name in (n for n in vars(lb) if not n.startswith("_")):
+    aliases = {"Elementwise", "Predicate"}  # of `Callable`, which carry none at run time
+    for name in (n for n in vars(lb) if not n.startswith("_") and n not in aliases):
         assert getattr(lb, name).__doc__, name
+
+
+def test_help_has_the_public_names_the_functions_first():
+    assert set(lb.__all__) == {name for name in vars(lb) if not name.startswith("_")}
+    assert lb.__all__[:4] == ["convert", "with_rule", "backward_rule", "collapse"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", lb.__version__)
+
+
+def test_errors_print_as_users_find_them():
+    for error in (lb.LinearBackpropError, lb.ConversionError, lb.CollapseError):
+        assert f"{error.__module__}.{error.__qualname__}" == f"linear_backprop.{error.__name__}"
+
+
+TYPED = """
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing import assert_type
+
+import linear_backprop as lb
+
+
+@dataclass(frozen=True)
+class Scaled(lb.BackwardRule):
+    formula = "factor g"
+    source = "an example"
+    factor: float = 0.5
+
+    def cotangent(self, g: Tensor, a: Tensor, f: lb.Elementwise) -> Tensor:
+        return self.factor * g
+
+
+def scaled(x: Tensor, factor: float = 1.0) -> Tensor:
+    return x * factor
+
+
+def convert_some(model: nn.Module, where: lb.Where) -> lb.Conversion:
+    return lb.convert(model, Scaled(), where)
+
+
+@lb.backward_rule()
+def step(x: Tensor) -> Tensor:
+    return lb.with_rule(scaled)(x, factor=2.0)
+
+
+assert_type(lb.with_rule(scaled)(torch.zeros(3), 2.0), Tensor)
+assert_type(step(torch.zeros(3)), Tensor)
+"""
+
+
+def test_a_strictly_typed_user_passes_pyright(tmp_path: Path):
+    (tmp_path / "user.py").write_text(TYPED)
+    settings = f'{{"typeCheckingMode": "strict", "extraPaths": ["{LIBRARY.parent}"]}}'
+    (tmp_path / "pyrightconfig.json").write_text(settings)
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--project", str(tmp_path)]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout

@@ -5,6 +5,8 @@ non-linearities. `convert` puts a rule on a model, `with_rule` on a function, `b
 of code. Max pooling, batch normalization and dropout have rules of their own, `LINEAR_LAYERS`.
 """
 
+from importlib.metadata import version as _version
+
 from ._catalogue.activations import CATALOGUE as CATALOGUE
 from ._catalogue.activations import Activation as Activation
 from ._catalogue.activations import activation_named as activation_named
@@ -16,6 +18,8 @@ from ._conversion.convert import convert as convert
 from ._conversion.report import Conversion as Conversion
 from ._conversion.report import Site as Site
 from ._conversion.where import After as After
+from ._conversion.where import Predicate as Predicate
+from ._conversion.where import Where as Where
 from ._conversion.where import after as after
 from ._conversion.with_rule import with_rule as with_rule
 from ._errors import CollapseError as CollapseError
@@ -35,6 +39,47 @@ from ._rules.layers import AveragedMaximum as AveragedMaximum
 from ._rules.layers import ConstantStatistics as ConstantStatistics
 from ._rules.layers import StraightThroughDropout as StraightThroughDropout
 from ._rules.rule import BackwardRule as BackwardRule
+from ._rules.rule import Elementwise as Elementwise
 from ._rules.rule import LayerRule as LayerRule
 
 from . import diagnostics as diagnostics  # isort: skip
+
+__version__ = _version("linear-backprop")
+
+__all__ = [  # noqa: RUF022 the functions first
+    "convert",
+    "with_rule",
+    "backward_rule",
+    "collapse",
+    "after",
+    "rule_from_name",
+    "known_rules",
+    "activation_named",
+    "Activation",
+    "Collapsed",
+    "LocallyExact",
+    "Conversion",
+    "Site",
+    "After",
+    "CollapseError",
+    "ConversionError",
+    "LinearBackpropError",
+    "Blend",
+    "Clipped",
+    "Exact",
+    "Linear",
+    "MeanLinear",
+    "PreActivation",
+    "Surrogate",
+    "AveragedMaximum",
+    "ConstantStatistics",
+    "StraightThroughDropout",
+    "BackwardRule",
+    "LayerRule",
+    "CATALOGUE",
+    "LINEAR_LAYERS",
+    "Where",
+    "Predicate",
+    "Elementwise",
+    "diagnostics",
+]

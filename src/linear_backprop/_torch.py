@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import functools
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,9 +19,15 @@ from torch._ops import HigherOrderOperator as HigherOrderOperator
 from torch.autograd import forward_ad
 from torch.fx.experimental import _config as _symbolic_shapes
 from torch.nn.modules import module as of_all_modules
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils._contextlib import context_decorator as context_decorator
+from torch.utils.checkpoint import CheckpointFunction, _CheckpointFrame
 
 Function = Callable[..., Any]
+
+# The namespaces of PyTorch's kernels, by which `torch` and `torch.nn.functional` reach them.
+KernelPacket = torch._ops.OpOverloadPacket
+KERNELS: tuple[Any, ...] = (torch._C._nn, torch.ops.aten)  # pyright: ignore
 
 # A context in which no `backward_rule` block, nor any other torch function mode, sees what is called.
 unseen_by_modes = torch._C.DisableTorchFunction
@@ -65,6 +73,53 @@ def in_plain_code() -> bool:
     return not (torch.compiler.is_compiling() or transforms_active())
 
 
+_checkpointed: ContextVar[bool] = ContextVar("checkpointed", default=False)
+
+
+def is_recorded() -> bool:
+    """True where what is called gets a backward pass: now, or when activation checkpointing runs it again."""
+    return torch.is_grad_enabled() or transforms_active() or _checkpointed.get()
+
+
+def wrap_recomputed(wrap: Callable[[Function], Function]) -> None:
+    """Let `wrap` take whatever `torch.utils.checkpoint` is going to run again, once it ran for the first time.
+
+    PyTorch offers no other place where both forms of checkpointing can be told of the blocks around them, a
+    `context_fn` by the caller excepted.
+    """
+    _wrap_reentrant(wrap)
+    initialize = _CheckpointFrame.__init__
+
+    @functools.wraps(initialize)
+    def initialize_wrapped(self: _CheckpointFrame, recompute_fn: Function, *args: Any, **kwargs: Any) -> None:
+        initialize(self, wrap(recompute_fn), *args, **kwargs)
+
+    _CheckpointFrame.__init__ = initialize_wrapped
+
+
+def _wrap_reentrant(wrap: Callable[[Function], Function]) -> None:
+    forward = CheckpointFunction.forward
+
+    @functools.wraps(forward)
+    def forward_wrapped(ctx: Any, *args: Any) -> Any:
+        token = _checkpointed.set(True)
+        try:
+            outputs = forward(ctx, *args)
+        finally:
+            _checkpointed.reset(token)
+        ctx.run_function = wrap(ctx.run_function)
+        return outputs
+
+    CheckpointFunction.forward = staticmethod(forward_wrapped)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def autocast_of(device: torch.device) -> tuple[bool, torch.dtype]:
+    """The state of autocast on a device's type: enabled or not, and its dtype."""
+    if not torch.amp.is_autocast_available(device.type):
+        return False, torch.float32
+    return torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+
+
 def graph_is_kept() -> bool:
     """True where the backward pass under way was asked to keep the graph."""
     return torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
@@ -87,9 +142,29 @@ def is_view(tensor: Tensor) -> bool:
     return tensor._is_view()
 
 
-def function_modes() -> Sequence[object]:
+def function_modes() -> Sequence[TorchFunctionMode]:
     """The torch function modes that see what is called, the innermost last."""
     return _get_current_function_mode_stack()
+
+
+@contextmanager
+def without(kind: type[TorchFunctionMode]) -> Generator[None]:
+    """A context in which the function modes of a class see nothing, and all others what they saw."""
+    every = function_modes()
+    others = [mode for mode in every if not isinstance(mode, kind)]
+    _exchange(every, others)
+    try:
+        yield
+    finally:
+        _exchange(others, every)
+
+
+def _exchange(these: Sequence[TorchFunctionMode], those: Sequence[TorchFunctionMode]) -> None:
+    if len(these) != len(those):
+        for _ in these:
+            _pop_mode()
+        for mode in those:
+            _push_mode(mode)
 
 
 def modules_are_watched() -> bool:
@@ -111,9 +186,24 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def children_of(module: nn.Module) -> list[nn.Module | None]:
+    """The modules just below a module, in order."""
+    return list(module._modules.values())
+
+
 def has_parameters(module: nn.Module) -> bool:
     """True where the module has parameters of its own; several times as fast as `module.parameters(recurse=False)`."""
     return bool(module._parameters)
+
+
+def replica_of(module: nn.Module) -> nn.Module:
+    """What `nn.DataParallel` puts on another device in the module's place, still without tensors."""
+    return type(module)._replicate_for_data_parallel(module)  # pyright: ignore
+
+
+def is_bare(module: nn.Module) -> bool:
+    """True if the module has no modules below it and no tensors of its own."""
+    return not (module._modules or module._parameters or module._buffers)
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -20,9 +20,21 @@ import linear_backprop as lb
 from linear_backprop.diagnostics import Alignment, collapse_error, gradient_alignment
 from linear_backprop_lab._own_model import OwnModelError, collapsible, converted, loss, own_model
 from linear_backprop_lab.data import DataError
-from linear_backprop_lab.experiments import EXPERIMENTS, Scale, awaited, experiments_named, stages_of, workload
 from linear_backprop_lab.records import RunError, listing
-from linear_backprop_lab.report import ReportError, check_report_path, gather, write_report
+from linear_backprop_lab.report import ReportError, check_report_path, write_report
+from linear_backprop_lab.studies import (
+    EXPERIMENTS,
+    Only,
+    Scale,
+    awaited,
+    check_settings,
+    experiments_named,
+    gather,
+    jobs_of,
+    runs_with,
+    stages_of,
+    workload,
+)
 from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_engine, follow, follows, leading
 
 _FAILED, _INTERRUPTED = 1, 130
@@ -105,6 +117,8 @@ For example:\n\n[bold]linear-backprop reproduce[/]
 
 [bold]linear-backprop reproduce fig1 --runs results --report results/REPORT.md[/]
 
+[bold]linear-backprop reproduce fig4 --only batch_norm=true --only learning_rate=0.001[/]
+
 [bold]linear-backprop reproduce images --engine ray --address auto --gpus-per-run 0.25[/]
 
 [bold]torchrun --nproc-per-node 8 -m linear_backprop_lab reproduce fig4 --scale paper[/]"""
@@ -118,6 +132,13 @@ def reproduce(
         Scale,
         typer.Option(help="smoke: seconds, to see it run; cpu: minutes on two cores; paper: the paper's own settings."),
     ] = Scale.CPU,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Only the runs with this setting, such as batch_norm=true or rule=Linear(); may be repeated.",
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="CIFAR-10's binary files: the folder cifar-10-batches-bin, or its parent."),
@@ -160,14 +181,18 @@ def reproduce(
         chosen = experiments_named(experiments or [])
         check_report_path(report)
         chosen_engine = choose_engine(engine, workers, address, gpus_per_run)
-    settings = (chosen, runs.resolve(), scale, data, not offline)
+        wanted = [Only.parse(setting) for setting in only or ()]
+        settings = (chosen, runs.resolve(), scale, data, not offline)
+        if wanted:
+            check_settings(jobs_of(*settings), wanted)
     failed = 0
     try:
         with leading():
-            for jobs in stages_of(*settings):
+            for stage in stages_of(*settings):
+                jobs = runs_with(stage, wanted)
                 sweep = Sweep.of(jobs)
                 _console.print(sweep.plan())
-                _console.print(workload(jobs, awaited(*settings)), highlight=False)
+                _console.print(workload(jobs, 0 if wanted else awaited(*settings)), highlight=False)
                 failed += sweep.perform(chosen_engine, _console)
     except KeyboardInterrupt:
         _console.print("\ninterrupted; every record is whole: give the same command again to go on")

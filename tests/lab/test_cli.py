@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from lab.report.made_up import image_config, image_run
+from lab.made_up import image_config, image_run
 from rich.console import Console
 
 from linear_backprop_lab import cli
-from linear_backprop_lab.experiments import EXPERIMENTS, Experiment, Job, Scale, experiment_names, experiments_named
-from linear_backprop_lab.experiments._image_run import image_job
-from linear_backprop_lab.records import Run, damage, is_locked, runs_below
+from linear_backprop_lab.records import Run, damage, is_locked, read
+from linear_backprop_lab.studies import EXPERIMENTS, Experiment, Job, Scale, experiment_names, experiments_named
+from linear_backprop_lab.studies.images.run import image_job
 
 RESULTS = Path(__file__).parents[2] / "results"
 COMMAND = [sys.executable, "-c", "from linear_backprop_lab.cli import main; main()"]
@@ -60,7 +60,7 @@ def two_runs(tmp_path, monkeypatch):
         rules = ("Exact()", "Linear()")
         return [Job(Run(root, image_config(rule)), f"a run under {rule}", 1, partial(make, rule)) for rule in rules]
 
-    experiment = Experiment("made-up", "two runs", (), "images", jobs, image_job)
+    experiment = Experiment("made-up", "two runs", "images", jobs, image_job)
     monkeypatch.setattr(cli, "experiments_named", lambda names: [experiment])
     return made
 
@@ -107,7 +107,7 @@ def test_report_and_list_merge_folders_copied_from_elsewhere(linear_backprop, tm
     assert code == 0 and printed.count(" complete ") == 2
     code, _ = linear_backprop("report", "--runs", tmp_path / "here", "--report", tmp_path / "REPORT.md")
     assert code == 0
-    assert all(run.key in (tmp_path / "REPORT.md").read_text() for run in runs_below(tmp_path / "here"))
+    assert all(run.key in (tmp_path / "REPORT.md").read_text() for run in read(tmp_path / "here").complete)
 
 
 def test_report_is_drawn_from_records_alone(linear_backprop, tmp_path):
@@ -120,10 +120,21 @@ def test_report_is_drawn_from_records_alone(linear_backprop, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")} == before
 
 
+def test_only_runs_with_a_setting_are_made(linear_backprop, two_runs, tmp_path):
+    options = ("--runs", tmp_path / "runs", "--report", tmp_path / "report.html", "--workers", 1)
+    code, printed = linear_backprop("reproduce", "--only", "rule=Linear()", *options)
+    assert code == 0
+    assert two_runs == ["Linear()"] and "1 runs, 0 of them complete" in printed
+    code, printed = linear_backprop("reproduce", "--only", "rule=Clipped()", *options)
+    assert code == 2 and two_runs == ["Linear()"]
+    assert 'no run has rule="Clipped()"; there are "Exact()", "Linear()"' in printed.replace("│ ", "")
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
         (["reproduce", "fig9"], 2, r"no experiment is named 'fig9'; use fig1, fig1-left, fig1-middle, fig1-right,"),
+        (["reproduce", "--only", "rule"], 2, "'rule' is no setting; give KEY=VALUE, such as batch_norm=true"),
         (["reproduce", "--report", "r.pdf"], 2, "its name must end in .html or .md"),
         (["report", "--report", "r.pdf"], 2, "its name must end in .html or .md"),
         (["runs", "--runs", "nowhere"], 1, "error: no record lies below nowhere; make some with:"),
@@ -284,7 +295,10 @@ def test_help_names_every_experiment_and_gives_examples(linear_backprop):
     "names, expected",
     [
         ([], ["fig1", "images"]),
-        (["all"], "fig1 images fig2 fig3-left fig3-right fig4 open-settings paper-rate bnn collapse".split()),
+        (
+            ["all"],
+            "fig1 images fig2 fig3-left fig3-right fig4 open-settings paper-rate bnn collapse regularizer".split(),
+        ),
         (["fig4", "fig2"], ["fig2", "fig4"]),
         (["images", "fig1-right", "fig1"], ["fig1", "images"]),
         (["fig1-left"], ["fig1"]),
@@ -329,7 +343,7 @@ def test_an_interrupt_leaves_records_whole_and_the_next_call_goes_on(tmp_path):
             process.kill()
         assert process.returncode == 130
         assert "interrupted; every record is whole: give the same command again to go on" in printed
-        assert list(runs_below(tmp_path / "runs")) == []
+        assert read(tmp_path / "runs").complete == ()
         assert not (tmp_path / "report.html").exists()
         check_whole(tmp_path / "runs", epochs)
 
@@ -340,14 +354,12 @@ def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkey
     options = ("--offline", "--runs", tmp_path / "runs", "--report", tmp_path / "REPORT.md")
     code, printed = linear_backprop("reproduce", "all", "--scale", "smoke", *options)
     assert code == 0
-    assert "73 runs, 0 of them complete; at most 74 more follow at the settings that turn out best; about " in printed
+    assert "83 runs, 0 of them complete; at most 74 more follow at the settings that turn out best; about " in printed
     assert "52 runs, 0 of them complete; about " in printed
     report = (tmp_path / "REPORT.md").read_text()
     titles = re.findall("^## (.*)$", report, flags=re.MULTILINE)
     assert [
-        title.split(":")[0]
-        for title in titles
-        if title.startswith(("Figure", "What", "VGG19 with tanh at", "Binarized"))
+        title.split(":")[0] for title in titles if title.startswith(("Figure", "What", "The paper", "Binarized"))
     ] == [
         "Figure 1",
         "Figure 2",
@@ -355,10 +367,10 @@ def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkey
         "Figure 3, right",
         "Figure 4",
         "What the paper leaves open",
-        "VGG19 with tanh at the paper's learning rate",
+        "The paper's learning rate",
         "Binarized ResNet-18 with hard tanh",
     ]
-    assert len(list(runs_below(tmp_path / "runs"))) == 125
+    assert len(read(tmp_path / "runs").complete) == 135
 
 
 def wait_for_lines(process, root, count):

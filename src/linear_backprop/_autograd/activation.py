@@ -1,6 +1,6 @@
 """The autograd Functions that carry an elementwise rule.
 
-There are two, alike but for their form, because PyTorch asks for two. Outside `torch.func`, the form
+Out of place there are two, alike but for their form, because PyTorch asks for two. Outside `torch.func`, the form
 with `ctx` is twice as fast on small tensors and is the one that `torch.compile` traces; under
 `torch.func` and forward-mode differentiation, the form with `setup_context`, `jvp` and a vmap rule is
 the one that works.
@@ -9,14 +9,15 @@ the one that works.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._errors import LinearBackpropError
-from .._rules.rule import BackwardRule
-from .._torch import transforms_active, unseen_by_modes
+from .._rules.rule import BackwardRule, Elementwise
+from .._torch import autocast_of, transforms_active, unseen_by_modes
 
 
 def activate(f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
@@ -30,6 +31,31 @@ def activate(f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameter
     """
     carrier = _TransformableRule if transforms_active() else _Rule
     return carrier.apply(f, rule, a, *parameters)
+
+
+def activate_in_place(f: Callable[[Tensor], Tensor], rule: BackwardRule, a: Tensor) -> Tensor:
+    """a, overwritten by f, with the rule's cotangent for what it was.
+
+    Args:
+        f: Overwrites its argument.
+        rule: The rule; it does not use the pre-activation, which is gone.
+        a: Of plain code, no leaf that requires grad and no view.
+    """
+    return _InPlaceRule.apply(f, rule, a)
+
+
+class _InPlaceRule(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, f: Callable[[Tensor], Tensor], rule: BackwardRule, a: Tensor) -> Tensor:
+        ctx.rule, ctx.dtype = rule, a.dtype
+        ctx.mark_dirty(a)
+        with unseen_by_modes():
+            return f(a)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with unseen_by_modes():
+            return None, None, _cotangent(ctx.rule, ctx.dtype, g, None, None)
 
 
 class _Rule(torch.autograd.Function):
@@ -73,12 +99,35 @@ def _forward(f: Callable[..., Tensor], a: Tensor, parameters: tuple[Tensor, ...]
     # A `backward_rule` block around this call must not see f: it would put its rule on it again.
     with unseen_by_modes():
         h = f(a, *parameters)
+    require_elementwise(f, a, h)
+    return h
+
+
+def require_elementwise(f: Callable[..., Any], a: Tensor, h: object) -> None:
+    """Refuse a function that no rule can govern, by what it made of a.
+
+    Raises:
+        LinearBackpropError: h is no tensor, of another shape than a, or of a dtype that cannot be differentiated.
+    """
+    if not isinstance(h, Tensor):
+        raise LinearBackpropError(
+            f"a backward rule needs a function that returns one tensor; {_name(f)!r} returned a {type(h).__name__}: "
+            f"wrap the part of it that is the activation"
+        )
     if h.shape != a.shape:
         raise LinearBackpropError(
             f"a backward rule needs a function that keeps its input's shape; "
-            f"{getattr(f, '__name__', f)!r} made {tuple(h.shape)} of {tuple(a.shape)}"
+            f"{_name(f)!r} made {tuple(h.shape)} of {tuple(a.shape)}"
         )
-    return h
+    if not (h.is_floating_point() or h.is_complex()):
+        raise LinearBackpropError(
+            f"a backward rule needs a function whose result can be differentiated; {_name(f)!r} returned {h.dtype}: "
+            f"have it return `.to(x.dtype)`"
+        )
+
+
+def _name(f: Callable[..., Any]) -> str:
+    return getattr(f, "__name__", repr(f))
 
 
 def _keep(
@@ -89,11 +138,12 @@ def _keep(
     parameters: tuple[Tensor, ...],
     of_parameters: bool,
 ) -> None:
-    ctx.rule, ctx.parameter_count = rule, len(parameters)
+    ctx.rule, ctx.dtype, ctx.parameter_count = rule, a.dtype, len(parameters)
     ctx.of_parameters = of_parameters
     ctx.saved = rule.uses_pre_activation or of_parameters
     if ctx.saved:
         ctx.f = f  # which may hold tensors of its own
+        ctx.autocast = autocast_of(a.device)
         ctx.save_for_backward(a, *parameters)
 
 
@@ -104,20 +154,51 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     # `torch.compile` traces the backward pass inside the `backward_rule` block that it sees around the forward pass.
     with unseen_by_modes():
         if not ctx.saved:
-            return None, None, ctx.rule.cotangent(g, None, None), *no_parameters
-        of_a = ctx.rule.cotangent(g, a, lambda z: ctx.f(z, *parameters))
-        if not ctx.of_parameters:
-            return None, None, of_a, *no_parameters
-        pullback = torch.func.vjp(lambda *p: ctx.f(a, *p), *parameters)[1]
-        return None, None, of_a, *pullback(g)
+            return None, None, _cotangent(ctx.rule, ctx.dtype, g, None, None), *no_parameters
+        with _as_in_the_forward_pass(ctx, g.device):
+            of_a = _cotangent(ctx.rule, ctx.dtype, g, a, lambda z: ctx.f(z, *parameters))
+            if not ctx.of_parameters:
+                return None, None, of_a, *no_parameters
+            pullback = torch.func.vjp(lambda *p: ctx.f(a, *p), *parameters)[1]
+            return None, None, of_a, *pullback(g)
+
+
+def _as_in_the_forward_pass(ctx: Any, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast as it was, for f to be the same function: of PReLU's weight, too, which has another dtype than a."""
+    enabled, dtype = ctx.autocast
+    return torch.autocast(device.type, dtype=dtype, enabled=enabled) if enabled else nullcontext()
+
+
+def _cotangent(rule: BackwardRule, dtype: torch.dtype, g: Tensor, a: Tensor | None, f: Elementwise | None) -> Tensor:
+    """The rule's cotangent of a, which has a's dtype.
+
+    Raises:
+        LinearBackpropError: The rule returns something else.
+    """
+    of_a: Any = rule.cotangent(g, a, f)  # pyright: ignore[reportArgumentType]
+    if not isinstance(of_a, Tensor):
+        raise LinearBackpropError(
+            f"{rule!r} returned {of_a!r} from `cotangent`, which must return the cotangent of a: "
+            f"a tensor of g's shape, {tuple(g.shape)}"
+        )
+    if of_a.shape != g.shape:
+        raise LinearBackpropError(
+            f"{rule!r} returned a cotangent of shape {tuple(of_a.shape)}; that of a has g's shape, {tuple(g.shape)}"
+        )
+    if of_a.dtype not in (g.dtype, dtype):
+        raise LinearBackpropError(
+            f"{rule!r} returned a cotangent of dtype {of_a.dtype}; that of a has {dtype}: have it return `.to(g.dtype)`"
+        )
+    return of_a
 
 
 def _tangent(ctx: Any, tangent: Tensor | None, tangents: tuple[Tensor | None, ...]) -> Tensor:
     if not ctx.saved:
         assert tangent is not None
-        return ctx.rule.cotangent(tangent, None, None)
+        return _cotangent(ctx.rule, ctx.dtype, tangent, None, None)
     a, *parameters = ctx.saved_tensors
-    total = torch.zeros_like(a) if tangent is None else ctx.rule.cotangent(tangent, a, lambda z: ctx.f(z, *parameters))
+    f = lambda z: ctx.f(z, *parameters)  # noqa: E731
+    total = torch.zeros_like(a) if tangent is None else _cotangent(ctx.rule, ctx.dtype, tangent, a, f)
     for index, moved in enumerate(tangents):
         if moved is not None:
             total = total + torch.func.jvp(_in_argument(ctx.f, a, parameters, index), (parameters[index],), (moved,))[1]

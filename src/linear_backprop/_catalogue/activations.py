@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .._call import Call
 from .._errors import LinearBackpropError
-from .._torch import Function
+from .._torch import KERNELS, Function, KernelPacket
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,14 @@ CATALOGUE: tuple[Activation, ...] = (
     Activation("round", None, ((0.5, 0.0),)),
     Activation("floor", None, ((1.0, 0.0),)),
     Activation("ceil", None, ((1.0, 0.0),)),
+    Activation("trunc", None, ((1.0, 0.0),)),
     Activation("clamp", None),
 )
 
 # Other names of the same functions.
 _ALIASES = {
+    "trunc": ("fix",),
+    "logsigmoid": ("log_sigmoid",),
     "sigmoid": ("expit",),
     "clamp": ("clamp_min", "clamp_max", "clip"),
 }
@@ -103,17 +106,19 @@ class Form:
 
 
 def functions_named(name: str) -> Iterator[Function]:
-    """Every function of PyTorch's of that name, `torch.nn.functional`'s first, a tensor's method last."""
-    for owner in (F, torch, torch.special, torch.Tensor):
+    """Every function of PyTorch's of that name, `torch.nn.functional`'s first, kernels last."""
+    for owner in (F, torch, torch.special, torch.Tensor, *KERNELS):
         function = getattr(owner, name, None)
         if callable(function):
             yield function
+            if isinstance(function, KernelPacket) and "default" in function.overloads():
+                yield function.default
 
 
 def _position(function: Function, argument: str) -> int | None:
     try:
         parameters = list(inspect.signature(function).parameters)
-    except ValueError:  # a builtin, which has no `inplace`
+    except (TypeError, ValueError):  # a builtin or a kernel, which has no `inplace`
         return None
     return parameters.index(argument) if argument in parameters else None
 
@@ -142,6 +147,35 @@ FORMS: dict[Function, Form] = dict(_forms())
 
 MODULES: dict[type[nn.Module], Activation] = {a.module: a for a in CATALOGUE if a.module is not None}
 """Every module class of a catalogued activation."""
+
+UNCATALOGUED: frozenset[Function] = frozenset(
+    function
+    for name in ("sin", "cos", "tan", "sinc", "atan", "asinh", "erf", "erfc", "exp", "expm1", "abs", "square", "frac")
+    for form in (name, f"{name}_")
+    for function in functions_named(form)
+)
+"""Further elementwise functions, which some use as activations; they follow no rule."""
+
+ARITHMETIC: frozenset[Function] = frozenset(
+    function
+    for name in (
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "true_divide",
+        "pow",
+        "addcmul",
+        "__rsub__",
+        "__rdiv__",
+        "__rtruediv__",
+        "__pow__",
+        "__rpow__",
+    )
+    for function in functions_named(name)
+)
+"""The functions of which activations are written out."""
 
 
 def activation_named(name: str) -> Activation:

@@ -134,6 +134,10 @@ class _Attempt:
         self.samples = [arg for arg in self.node.all_input_nodes if arg in trace.carries]
         self.varied = [arg for arg in self.samples if arg not in self.proof.alike]
         self.values = {arg: trace.values[arg] for arg in self.node.all_input_nodes}
+        self.alike: dict[fx.Node, tuple[Any, Any]] = {}
+        for arg in self.samples:
+            if arg not in self.varied:
+                self.alike[arg] = self._drawn(arg, _as_drawn)
         self.others: dict[fx.Node, tuple[Any, Any]] = {}
         for arg, (first, second) in self.values.items():
             if arg not in trace.carries:
@@ -224,7 +228,8 @@ class _Attempt:
                 return t * 1
 
             with torch.enable_grad():
-                drawn = {arg: tree_map_only(Tensor, begun, self._drawn(arg, scale)[0]) for arg in self.samples}
+                drawn = {arg: self._drawn(arg, scale)[0] for arg in self.samples}
+                drawn |= {arg: tree_map_only(Tensor, begun, drawn[arg]) for arg in self.varied}
                 results = [t for t in self._ran(0, drawn)[0] if t.requires_grad]
             if not results or not leaves:
                 return True
@@ -234,7 +239,9 @@ class _Attempt:
         return all(a is b if a is None or b is None else _close(a, b, b) for a, b in zip(*found, strict=True))
 
     def _drawn(self, arg: fx.Node, scale: Callable[[Tensor], Tensor]) -> tuple[Any, Any]:
-        """Random samples in place of a node's, and mixtures of them."""
+        """Random samples in place of a node's, and mixtures of them; the same whenever they are alike."""
+        if arg in self.alike:
+            return tuple(map(_copied, self.alike[arg]))  # pyright: ignore[reportReturnType]
         (first, structure), (second, other) = map(tree_flatten, self.values[arg])
         layouts = iter(self.proof.layouts[arg])
         pairs = [

@@ -36,10 +36,12 @@ def note_activation(
     noted: list[Noted] = []
 
     def carrier(f: Callable[..., Tensor], _rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
-        noted.append(_derivatives(f, rule, own, a, parameters))
-        return f(a, *parameters)
+        with torch.no_grad():
+            noted.append(_derivatives(f, rule, own, a, parameters))
+            return f(a, *parameters)
 
-    h: Tensor = run_activation(Call(function, args, kwargs), rule, carrier)
+    with torch.enable_grad():  # without, the call would not be looked at
+        h: Tensor = run_activation(Call(function, args, kwargs), rule, carrier)
     return h, noted[0].slope, *noted[0].by_own
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 from .._call import Call
-from .._catalogue.activations import FORMS
+from .._catalogue.activations import FORMS, UNCATALOGUED
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
-from .._torch import Function
+from .._torch import Function, context_decorator, function_modes, without, wrap_recomputed
 from .run_call import run_activation, run_layer
 
 Observer = Callable[[Function], None]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class RuleMode(TorchFunctionMode):
@@ -28,6 +33,7 @@ class RuleMode(TorchFunctionMode):
         observe: Told of every function called whose backward pass is decided here.
         withheld: Further rules of layers that are not to govern here, whatever lies further out. The library's own
             never do unless they are among `layers`.
+        noticed: Further functions that `observe` is told of.
     """
 
     def __init__(
@@ -36,12 +42,14 @@ class RuleMode(TorchFunctionMode):
         layers: tuple[LayerRule, ...] = (),
         observe: Observer | None = None,
         withheld: tuple[LayerRule, ...] = (),
+        noticed: frozenset[Function] = frozenset(),
     ) -> None:
         super().__init__()
         self.rule = rule
         self.layers = layers
         self.observe = observe
         self.withheld = withheld
+        self.noticed = noticed
 
     def __torch_function__(
         self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -49,6 +57,8 @@ class RuleMode(TorchFunctionMode):
         """Run `func`, under its rule if it has one."""
         layer = rule_for(func, self.layers)
         if layer is None and func not in FORMS and not self._keeps(func):
+            if self.noticed and not torch.compiler.is_compiling() and func in self.noticed and self.observe is not None:
+                self.observe(func)
             return func(*args, **(kwargs or {}))
         if self.observe is not None:
             self.observe(func)
@@ -57,19 +67,43 @@ class RuleMode(TorchFunctionMode):
             return run_activation(call, self.rule)
         return run_layer(call, layer)  # unseen, too, by the modes further out
 
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        """The function, run in the block whenever it is called; a generator is in it whenever it runs."""
+        return context_decorator(lambda: self, function)  # pyright: ignore[reportReturnType]
+
     def _keeps(self, func: Function) -> bool:
         """True if `func` keeps its own backward pass here, whatever rules lie further out."""
-        if func in LAYER_FUNCTIONS or rule_for(func, self.withheld) is not None:
+        if func in UNCATALOGUED or func in LAYER_FUNCTIONS or rule_for(func, self.withheld) is not None:
             return True
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
+
+
+def under_the_same_blocks(function: Function) -> Function:
+    """A function under the blocks that are around now, and no others, whenever it is called."""
+    modes = [mode for mode in function_modes() if isinstance(mode, RuleMode)]
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(without(RuleMode))
+            for mode in modes:
+                stack.enter_context(mode)
+            return function(*args, **kwargs)
+
+    return run
+
+
+wrap_recomputed(under_the_same_blocks)
 
 
 def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008
     """A context in which every elementwise activation follows the rule, whoever wrote the code.
 
-    The forward pass is the one that counts: the backward pass may run outside the block. Activation checkpointing
-    runs the forward pass again where PyTorch shows no block to it, and raises `CheckpointError`; give it
-    `context_fn=lambda: (contextlib.nullcontext(), lb.backward_rule(rule))`, or use `convert`.
+    The forward pass is the one that counts: the backward pass may run outside the block. What `torch.utils.checkpoint`
+    runs again in the backward pass, in either of its forms, follows the blocks that were around it the first time.
+    A block belongs to the thread that enters it, as `torch.no_grad` does: a thread started inside it enters its own.
+
+    It decorates functions, too: `@lb.backward_rule()`.
 
     Contexts nest, the innermost deciding, and `backward_rule(Exact())` is Backprop again. Module, functional,
     tensor-method and in-place forms are all seen; activations written out in arithmetic

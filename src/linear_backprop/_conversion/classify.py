@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import enum
+import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from .._catalogue.activations import FORMS, MODULES
+from .._catalogue.activations import FORMS, MODULES, UNCATALOGUED
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone, row_of
 from .._rules.layers import rule_for
 from .._rules.rule import LayerRule
-from .._torch import Function
+from .._torch import Function, is_bare
+from .methods import own_methods
 
 _SCRIPTED = "TorchScript: its code cannot be reached; convert the model it was made from, unscripted"
+
+_SCRIPTED_FUNCTION = "TorchScript: its code cannot be reached; call the function it was made from"
+_UNCATALOGUED = "elementwise, but not in the catalogue; where it is an activation, put `with_rule` on it"
 
 
 class Kind(enum.Enum):
     """The kinds of module, by what a module's own `forward` may call, and of function."""
 
     ACTIVATION = "an elementwise activation of PyTorch's"
+    WRITTEN_OUT = "an elementwise activation written out in arithmetic"
     LAYER = "a layer of PyTorch's that a layer's rule governs"
     LEFT_ALONE = "a non-linearity that cannot follow a rule"
+    CONTAINER = "an nn.Sequential, which calls its modules and nothing else"
     PLAIN = "PyTorch's own code that calls nothing that follows a rule"
     OPAQUE = "code that may call anything"
 
@@ -87,8 +95,19 @@ def classify_function(function: Function, layers: tuple[LayerRule, ...]) -> Clas
         return Classified(Kind.LAYER, rule)
     if function in FORMS:
         return Classified(Kind.ACTIVATION)
+    if function in UNCATALOGUED:
+        return Classified(Kind.LEFT_ALONE, reason=_UNCATALOGUED)
     advice = left_alone(FUNCTIONS.get(function), bool(layers))
     return Classified(Kind.PLAIN) if advice is None else Classified(Kind.LEFT_ALONE, reason=str(advice))
+
+
+def classify_scripted(cls: type[nn.Module]) -> Iterator[tuple[str, Classified]]:
+    """The functions in TorchScript that a class's code names; nobody is told when they are called."""
+    for name in ("forward", *own_methods(cls)):
+        method = inspect.unwrap(getattr(cls, name))
+        for called in getattr(getattr(method, "__code__", None), "co_names", ()):
+            if isinstance(method.__globals__.get(called), torch.jit.ScriptFunction):
+                yield f"{called} (called)", Classified(Kind.LEFT_ALONE, reason=_SCRIPTED_FUNCTION)
 
 
 def is_scripted(module: nn.Module) -> bool:
@@ -100,6 +119,12 @@ def _kind_of_code(module: nn.Module, rule: LayerRule | None) -> Kind:
     author = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
     if author in MODULES:
         return Kind.ACTIVATION
+    if author.__module__ == "transformers.activations" and is_bare(module):  # all of them are elementwise
+        return Kind.WRITTEN_OUT
+    if own_methods(type(module)):  # by which it may be entered
+        return Kind.OPAQUE
+    if author is nn.Sequential:
+        return Kind.CONTAINER
     # Only the transformer layers among PyTorch's own take an activation function as an argument.
     if not author.__module__.startswith("torch.nn.modules.") or author.__module__.endswith(".transformer"):
         return Kind.OPAQUE

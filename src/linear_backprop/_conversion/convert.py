@@ -16,11 +16,13 @@ from .._rules.layers import require_layers
 from .._rules.rule import BackwardRule, LayerRule, ModelRule, require_rule
 from .._torch import Function, is_compiled
 from .classify import Found, Kind, classify, is_scripted
-from .patch import Patch, Patches, own_forward, patch_of
+from .patch import Patch, Patches, WrittenOutPatch, own_forward, patch_of, remove_all
 from .report import Conversion, Report
 from .sequential import SequentialPatch
 from .where import Predicate, Where, selector
 from .whole_model import CheckedPatch, ModelRulePatch
+
+_PATCHES = {Kind.CONTAINER: SequentialPatch, Kind.WRITTEN_OUT: WrittenOutPatch}
 
 
 def convert(
@@ -32,9 +34,10 @@ def convert(
     """Put a rule on every elementwise activation a model runs, in place, and others on layers if they are given.
 
     The forward pass stays bit-identical. Covered are the modules of `torch.nn`, the functions of
-    `torch.nn.functional` and `torch`, tensor methods and in-place forms, wherever the model's modules call
-    them. Softmax, GLU, attention and fused recurrent kernels are left alone and listed. Converting
-    again replaces the rule where `where` selects; `remove()` then brings the earlier one back.
+    `torch.nn.functional` and `torch`, their kernels, tensor methods and in-place forms, wherever the model's modules
+    call them: in `forward`, in any other method, and when activation checkpointing runs them again. Softmax, GLU,
+    attention and fused recurrent kernels are left alone and listed. Converting again replaces the rule where
+    `where` selects; `remove()` then brings the earlier one back.
 
     `torch.export` keeps the forward pass of a converted model but drops every custom backward rule, as
     it drops all `torch.autograd.Function`s: an exported program trains by Backprop.
@@ -54,8 +57,8 @@ def convert(
     Raises:
         ConversionError: There is nothing to change: at once where that is certain, or after the model's
             first forward pass where the model's own code had to be run to know.
-        LinearBackpropError: `rule` is not a rule, `layers` holds something else than layers' rules, or `where`
-            selects nothing, is of no known kind, or is given together with `LocallyExact`.
+        LinearBackpropError: `model` is not a module, `rule` is not a rule, `layers` holds something else than layers'
+            rules, or `where` selects nothing, is of no known kind, or is given together with `LocallyExact`.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -66,6 +69,7 @@ def convert(
         1 changed, 0 left alone
         >>> conversion.remove()
     """
+    _require_module(model)
     require_rule(rule)
     if isinstance(rule, ModelRule) and where is not None:
         raise LinearBackpropError(
@@ -86,9 +90,22 @@ def convert(
             check = partial(report.require_a_change, "the model ran once and called")
             patches.put(CheckedPatch(model, patches, check))
     except BaseException:
-        patches.remove()
+        remove_all(patches.placed)
         raise
-    return Conversion(report, undo=patches.remove)
+    return Conversion(report, undo=partial(remove_all, patches.placed))
+
+
+def _require_module(model: object) -> None:
+    """Refuse what is not a module, a class given in place of its instance above all."""
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise LinearBackpropError(
+            f"convert takes a module, got the class {model.__name__}; make one: {model.__name__}()"
+        )
+    if callable(model):
+        raise LinearBackpropError(f"convert takes a module, got {model!r}; use with_rule for functions")
+    raise LinearBackpropError(f"convert takes a module, got {model!r}")
 
 
 def _list_call(report: Report, opaque: frozenset[str], path: str, function: Function) -> None:
@@ -111,17 +128,13 @@ def _put_patches(patches: Patches, found: list[Found], list_call: Callable[[str,
     """Put a patch on every module that needs one."""
     selected = {each.path for each in found if each.selected}
     for each in found:
-        if each.kind is Kind.PLAIN:
-            if _may_take_over(each.module, patches.rule):
-                patches.put(SequentialPatch(each.module, each.path, patches, selected=True))
-        elif each.selected or (_is_below(each.path, selected) and _follows_what_is_around(each.module)):
-            # What is below a selected module and is not selected itself keeps its true derivatives.
-            observer = partial(list_call, each.path, each.selected) if each.kind is Kind.OPAQUE else None
-            patches.put(Patch(each.module, each.path, patches, selected=each.selected, observer=observer))
-
-
-def _may_take_over(module: nn.Module, rule: BackwardRule) -> bool:
-    return type(module) is nn.Sequential and type(rule) is Linear and not patch_of(module)
+        # What is below a selected module and is not selected itself keeps its true derivatives.
+        below = each.kind is not Kind.PLAIN and _is_below(each.path, selected)
+        governed = each.selected or (below and _follows_what_is_around(each.module))
+        observer = partial(list_call, each.path, each.selected) if each.kind in (Kind.OPAQUE, Kind.CONTAINER) else None
+        if governed or (each.kind is Kind.CONTAINER and not patch_of(each.module)):
+            patch = _PATCHES.get(each.kind, Patch)
+            patches.put(patch(each.module, each.path, patches, selected=each.selected, observer=observer))
 
 
 def _follows_what_is_around(module: nn.Module) -> bool:

@@ -1,22 +1,28 @@
-"""The patch that takes the place of a converted module's `forward`.
+"""The patch that takes the place of a converted module's `forward`, and of its class's further methods.
 
-It is set on the instance and runs the same `forward` inside a `RuleMode`. Class, parameters, buffers, hooks and
-`state_dict` stay as they are, and the patch travels with `copy.deepcopy` and pickle.
+It is set on the instance and runs the same code inside a `RuleMode`. Class, parameters, buffers, hooks and `state_dict`
+stay as they are, and the patch travels with `copy.deepcopy` and pickle.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from .._call import Call
+from .._catalogue.activations import ARITHMETIC
 from .._errors import ConversionError
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule, ModelRule
-from .._torch import Function, transforms_active
+from .._torch import Function, function_modes, is_bare, replica_of, transforms_active, without
 from .block import Observer, RuleMode
+from .methods import Method, own_methods
+from .run_call import run_activation
+from .travelling import has_plain_state, state_to_travel
 
 
 class Patches:
@@ -25,44 +31,52 @@ class Patches:
     Args:
         rule: The rule of activations.
         layers: The rules of layers.
+
+    Attributes:
+        placed: All patches.
     """
 
     def __init__(self, rule: BackwardRule, layers: tuple[LayerRule, ...]) -> None:
         self.rule = rule
         self.layers = layers
-        self._patches: list[Patch] = []
+        self.placed: list[Patch] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Every patch has this object: a copy of one block is not to take the whole model along.
+        return {**vars(self), "placed": []}
 
     def put(self, patch: Patch) -> None:
-        """Let a patch take the place of its module's `forward`."""
-        patch.module.forward = patch.run
-        self._patches.append(patch)
+        """Let a patch take its module's place."""
+        patch.put()
+        self.placed.append(patch)
 
     def take_out(self, module: nn.Module) -> Patch | None:
         """Remove the patch of one module; None if there is none."""
-        patch = next((patch for patch in self._patches if patch.module is module), None)
+        patch = next((patch for patch in self.placed if patch.module is module), None)
         if patch is not None:
-            self._patches.remove(patch)
+            self.placed.remove(patch)
             patch.remove()
         return patch
 
-    def remove(self) -> None:
-        """Give every module back the `forward` it had; nothing is done the second time.
 
-        Raises:
-            ConversionError: Something else has taken a patch's place since; nothing is removed.
-        """
-        for patch in self._patches:
-            if patch_of(patch.module) is not patch:
-                raise ConversionError(
-                    f"module {patch.path!r} was converted again, or its forward replaced, after this "
-                    f"conversion; remove that first"
-                )
-        while self._patches:
-            self._patches.pop().remove()
+def remove_all(patches: list[Patch]) -> None:
+    """Give every module back what it had; nothing is done the second time.
+
+    Raises:
+        ConversionError: Something else has taken a patch's place since; nothing is removed.
+    """
+    for patch in patches:
+        if patch_of(patch.module) is not patch:
+            raise ConversionError(
+                f"module {patch.path!r} was converted again, or its forward replaced, after this "
+                f"conversion; remove that first"
+            )
+    while patches:
+        patches.pop().remove()
 
 
 class Patch:
-    """A module's `forward` under the conversion's rules, or with its true derivatives.
+    """A module's code under the conversion's rules, or with its true derivatives.
 
     Where an earlier conversion's patch is already there, this one takes its place: the latest
     conversion decides, and keeps the earlier rules of layers that it has none for.
@@ -72,7 +86,8 @@ class Patch:
         path: Its path in the model.
         patches: The patches of the conversion.
         selected: False to keep the module's true derivatives.
-        observer: Told of the functions that the module's own `forward` calls; None if they are not to be listed.
+        observer: Told of the functions that the module's own code calls; None for PyTorch's own modules, whose calls
+            are not listed.
     """
 
     def __init__(
@@ -82,26 +97,70 @@ class Patch:
         self.path = path
         self.patches = patches
         self.observer = observer
-        self.before: Any = module.__dict__.get("forward")
         self.own: Any = own_forward(module)
         self.rule: BackwardRule = patches.rule if selected else Exact()
         self.layers: tuple[LayerRule, ...] = _layers_in_force(module, patches.layers) if selected else ()
+        self.mode = self._mode()
+        of_pytorch = self.own is None and type(module).forward.__module__.startswith("torch.nn.")
+        self._is_users_code = observer is not None and not of_pytorch
+        self._before: dict[str, Any] = {}
+        self._names: list[str] = []
+
+    def entries(self) -> dict[str, Callable[..., Any]]:
+        """What the module's instance gets: an entry for each way into its code."""
+        methods = () if isinstance(self.rule, ModelRule) or self.observer is None else own_methods(type(self.module))
+        copied = {"__getstate__": self.state_to_travel} if has_plain_state(type(self.module)) else {}
+        return {
+            **copied,
+            **{name: Method(self, name) for name in methods},
+            "_replicate_for_data_parallel": self.replicate,
+            "forward": self.run,
+        }
+
+    def put(self) -> None:
+        """Set the entries on the module."""
+        attributes, entries = vars(self.module), self.entries()
+        self._before = {name: attributes[name] for name in entries if name in attributes}
+        self._names = list(entries)
+        attributes.update(entries)
 
     def remove(self) -> None:
-        """Give the module back the `forward` it had."""
-        if self.before is None:
-            del self.module.__dict__["forward"]
-        else:
-            self.module.forward = self.before
+        """Give the module back what it had."""
+        attributes = vars(self.module)
+        for name in self._names:
+            attributes.pop(name, None)
+        attributes.update(self._before)
+
+    def replicate(self) -> nn.Module:
+        """The module's replica on another device, for `nn.DataParallel`, with a patch of its own."""
+        replica = replica_of(self.module)
+        vars(replica).update(self.of(replica).entries())
+        return replica
+
+    def state_to_travel(self) -> dict[str, Any]:
+        """What a copy of the module is made of."""
+        return state_to_travel(self.module, self._names)
+
+    def of(self, module: nn.Module) -> Patch:
+        """The same patch of another module."""
+        patch = copy.copy(self)
+        patch.module = module
+        return patch
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The module's `forward`."""
-        # Where nothing will be differentiated the model runs untouched, PyTorch's fast paths included; and under a
-        # `ModelRule`, which the model's own patch sees to.
-        if isinstance(self.rule, ModelRule) or not (torch.is_grad_enabled() or transforms_active()):
+        if isinstance(self.rule, ModelRule):  # which the model's own patch sees to
             return self.run_untouched(*args, **kwargs)
-        with RuleMode(self.rule, self.layers, observe=self.observe, withheld=self.patches.layers):
-            return self.run_untouched(*args, **kwargs)
+        if not self._may_be_recorded():
+            return self._run_unseen(*args, **kwargs)
+        return self.under_the_rule(self.run_untouched, *args, **kwargs)
+
+    def under_the_rule(self, function: Function, *args: Any, **kwargs: Any) -> Any:
+        """A function's result, whatever it calls following the rule."""
+        if not torch.compiler.is_compiling() and self._is_innermost():  # a method that `forward` calls
+            return function(*args, **kwargs)
+        with self.mode:
+            return function(*args, **kwargs)
 
     def run_untouched(self, *args: Any, **kwargs: Any) -> Any:
         """The `forward` of the module's class, or the one that was set on the instance."""
@@ -113,6 +172,37 @@ class Patch:
         """Tell the observer of a call; what is compiled is not observed."""
         if self.observer is not None and not torch.compiler.is_compiling():
             self.observer(function)
+
+    def _mode(self) -> RuleMode:
+        observe = None if self.observer is None else self.observe
+        # A module with nothing below it that calls an activation may be one itself, written out.
+        noticed = ARITHMETIC if observe is not None and is_bare(self.module) else frozenset[Function]()
+        return RuleMode(self.rule, self.layers, observe=observe, noticed=noticed, withheld=self.patches.layers)
+
+    def _is_innermost(self) -> bool:
+        modes = function_modes()
+        return bool(modes) and modes[-1] is self.mode
+
+    def _may_be_recorded(self) -> bool:
+        """False where nothing will be differentiated: a user's code may enable grad by itself, PyTorch's does not."""
+        if torch.is_grad_enabled() or transforms_active():
+            return True
+        return self._is_users_code and (torch.compiler.is_compiling() or not torch.is_inference_mode_enabled())
+
+    def _run_unseen(self, *args: Any, **kwargs: Any) -> Any:
+        """The module untouched, PyTorch's fast paths included, which it leaves where any mode is around."""
+        if torch.compiler.is_compiling() or not function_modes():
+            return self.run_untouched(*args, **kwargs)
+        with without(RuleMode):
+            return self.run_untouched(*args, **kwargs)
+
+
+class WrittenOutPatch(Patch):
+    """An activation that is written out in arithmetic, as a whole under the rule."""
+
+    def under_the_rule(self, function: Function, *args: Any, **kwargs: Any) -> Any:
+        """The activation's result."""
+        return run_activation(Call(function, args, kwargs), self.rule)
 
 
 def patch_of(module: nn.Module) -> Patch | None:

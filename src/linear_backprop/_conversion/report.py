@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 from torch import nn
 
+from .._catalogue.activations import ARITHMETIC
 from .._errors import ConversionError
 from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function
-from .classify import Classified, Found, Kind, classify_function
+from .._torch import Function, is_recorded
+from .classify import Classified, Found, Kind, classify_function, classify_scripted
 
 NOT_SELECTED = "not selected by `where`"
+NOT_RECORDED = (
+    "ran where autograd records nothing, under `torch.no_grad()` or inside a `torch.autograd.Function`, "
+    "whose own backward pass stays"
+)
+ALONE = "it alone: the arithmetic around it keeps its derivative; put `with_rule` on the whole"
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Site:
         changed: True if it follows a rule.
         reason: Why not; empty where it is changed.
         rule: The rule it follows; None where it is not changed.
+        note: What the rule does not reach there; empty where it reaches all.
     """
 
     path: str
@@ -34,6 +42,14 @@ class Site:
     changed: bool
     reason: str = ""
     rule: BackwardRule | LayerRule | None = None
+    note: str = ""
+
+    @property
+    def backward_pass(self) -> str:
+        """What the site's backward pass is, in words."""
+        if not self.changed:
+            return "left: " + self.reason
+        return f"{self.rule!r}; {self.note}" if self.note else repr(self.rule)
 
 
 class Report:
@@ -50,10 +66,17 @@ class Report:
     def __init__(self, rule: BackwardRule, layers: tuple[LayerRule, ...], found: Iterable[Found]) -> None:
         self.rule = rule
         self.layers = layers
+        self.expects_calls = False
         self._sites: dict[tuple[str, str], Site] = {}
+        self._settled: set[tuple[str, Function]] = set()
+        self._with_arithmetic: set[str] = set()
         for each in found:
-            if each.kind not in (Kind.PLAIN, Kind.OPAQUE):
+            if each.kind not in (Kind.PLAIN, Kind.CONTAINER, Kind.OPAQUE):
                 self._add(each.path, type(each.module).__name__, each.classified, each.selected)
+            elif each.kind is Kind.OPAQUE:
+                self.expects_calls |= each.selected
+                for what, classified in classify_scripted(type(each.module)):
+                    self._add(each.path, what, classified, each.selected)
 
     @property
     def sites(self) -> list[Site]:
@@ -71,13 +94,29 @@ class Report:
         return [site for site in self.sites if not site.changed]
 
     def list_call(self, path: str, selected: bool, function: Function) -> None:
-        """List a function that the `forward` of the module at `path` calls, if it is a non-linearity."""
-        what = f"{function.__name__} (called)"
-        if (path, what) in self._sites:  # as it is in every forward pass but the first
+        """List a function that the code of the module at `path` calls, if it is a non-linearity."""
+        if (path, function) in self._settled:  # as in every forward pass but the first
             return
+        if function in ARITHMETIC:
+            self._settled.add((path, function))
+            self._flag(path)
+            return
+        recorded = is_recorded()
+        if recorded:
+            self._settled.add((path, function))
         classified = classify_function(function, self.layers)
-        if classified.kind is not Kind.PLAIN:
-            self._add(path, what, classified, selected)
+        what = f"{function.__name__} (called)"
+        known = self._sites.get((path, what))
+        if classified.kind is not Kind.PLAIN and (known is None or known.reason == NOT_RECORDED):
+            self.expects_calls = False
+            self._add(path, what, classified, selected, recorded)
+
+    def _flag(self, path: str) -> None:
+        """Note at the calls listed for a module that it does arithmetic, too."""
+        self._with_arithmetic.add(path)
+        for key, site in self._sites.items():
+            if site.path == path and site.changed:
+                self._sites[key] = replace(site, note=ALONE)
 
     def require_a_change(self, subject: str, model: nn.Module) -> None:
         """Raise if the conversion changed nothing.
@@ -86,6 +125,9 @@ class Report:
             ConversionError: Says what was seen.
         """
         if self.changed:
+            return
+        if any(site.reason == NOT_RECORDED for site in self.unchanged):
+            warnings.warn(f"{subject} activations only that {NOT_RECORDED}: none follows the rule", stacklevel=2)
             return
         seen = ", ".join(f"{site.what} at {site.path or 'the model'} ({site.reason})" for site in self.unchanged)
         classes = ", ".join(sorted({type(module).__name__ for module in model.modules()}))
@@ -96,17 +138,19 @@ class Report:
             f"Widen `where`, or put `with_rule` on activations written out in arithmetic or in TorchScript"
         )
 
-    def _add(self, path: str, what: str, classified: Classified, selected: bool) -> None:
-        reason = classified.reason or ("" if selected else NOT_SELECTED)
+    def _add(self, path: str, what: str, classified: Classified, selected: bool, recorded: bool = True) -> None:
+        reason = classified.reason or ("" if selected else NOT_SELECTED) or ("" if recorded else NOT_RECORDED)
         rule = None if reason else classified.rule or self.rule
-        self._sites[path, what] = Site(path, what, changed=not reason, reason=reason, rule=rule)
+        note = ALONE if rule is not None and path in self._with_arithmetic else ""
+        self._sites[path, what] = Site(path, what, changed=not reason, reason=reason, rule=rule, note=note)
 
 
 class Conversion:
     """The report of what `convert` did, and the means to undo it.
 
-    Modules are listed at once. Activations that a module's own `forward` calls (`F.relu(x)`) are listed
-    once they have run, compiled code excepted: they follow the rule all the same.
+    Modules are listed at once. Activations that a module's own code calls (`F.relu(x)`) are listed
+    once they have run, compiled code excepted: they follow the rule all the same. What runs where autograd records
+    nothing is listed as left alone, until it runs where something is recorded.
 
     Attributes:
         rule: The rule the changed activations follow.
@@ -118,6 +162,7 @@ class Conversion:
         self.layers = report.layers
         self._report = report
         self._undo = undo
+        self._removed = False
 
     @property
     def changed(self) -> list[Site]:
@@ -136,6 +181,7 @@ class Conversion:
             ConversionError: The model was converted again since; nothing is removed.
         """
         self._undo()
+        self._removed = True
 
     def __enter__(self) -> Self:
         return self
@@ -148,12 +194,16 @@ class Conversion:
     def __str__(self) -> str:
         rows = [("path", "activation or layer" if self.layers else "activation", "backward pass")]
         for site in self._report.sites:
-            how = repr(site.rule) if site.changed else "left: " + site.reason
-            rows.append((site.path or "(model)", site.what, how))
+            rows.append((site.path or "(model)", site.what, site.backward_pass))
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"{path:<{widths[0]}}  {what:<{widths[1]}}  {how}" for path, what, how in rows]
-        return "\n".join([*lines, f"{len(self.changed)} changed, {len(self.unchanged)} left alone"])
+        more = ["what the modules' own code calls is listed once it has run"] if self._report.expects_calls else []
+        return "\n".join([*lines, *more, self._summary()])
 
     def __repr__(self) -> str:
         rules = ", ".join(map(repr, (self.rule, *self.layers)))
-        return f"<Conversion to {rules}: {len(self.changed)} changed, {len(self.unchanged)} left alone>"
+        return f"<Conversion to {rules}: {self._summary()}>"
+
+    def _summary(self) -> str:
+        counts = f"{len(self.changed)} changed, {len(self.unchanged)} left alone"
+        return f"removed; before: {counts}" if self._removed else counts

@@ -9,13 +9,13 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from .._autograd.activation import activate
+from .._autograd.activation import activate, activate_in_place
 from .._autograd.straight_through import connect
 from .._call import Call
 from .._catalogue.activations import FORMS, Form
-from .._rules.elementwise import Exact, Linear
+from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function, dispatches_itself, is_view, transforms_active, unseen_by_modes
+from .._torch import Function, dispatches_itself, in_plain_code, is_view, transforms_active, unseen_by_modes
 
 Carrier = Callable[..., Tensor]
 
@@ -33,13 +33,17 @@ def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) 
         run = partial(_run_flat, call.function, rule, carrier)
         return type(a).__torch_function__(run, (type(a),), call.args, call.kwargs)
     native = type(rule) is Exact or torch.compiler.is_exporting()  # `torch.export` drops autograd Functions
-    if native or not _is_differentiable(a) or call.kwargs.get("out") is not None:
+    if (
+        native
+        or (in_plain_code() and not torch.is_grad_enabled())
+        or not _is_differentiable(a)
+        or call.kwargs.get("out") is not None
+    ):
         return _run_natively(call)
     form = FORMS.get(call.function) or Form(None, call.function)
     in_place = form.overwrites_input(call)
-    if in_place and _may_overwrite_unseen(call, rule):
-        _run_natively(call.on(a.detach()))
-        return a
+    if in_place and _may_forget(call, rule):
+        return activate_in_place(lambda z: call.on(z)(), rule, a)
     call = _without_inplace(call, form)
     if not in_place:
         return _out_of_place(call, form, rule, carrier)
@@ -86,22 +90,19 @@ def _without_inplace(call: Call, form: Form) -> Call:
     return Call(call.function, call.args[: form.inplace_position], keywords)
 
 
-def _may_overwrite_unseen(call: Call, rule: BackwardRule) -> bool:
-    """True if the in-place form may write without autograd recording anything.
+def _may_forget(call: Call, rule: BackwardRule) -> bool:
+    """True if the in-place form may overwrite a for good, one node in its place.
 
-    Under `Linear` the cotangent of h *is* that of a, so a may keep its place in the graph while its
-    values change; the version counter, shared with `a.detach()`, still betrays the change to whoever
-    had saved a. Leaves that require grad and views go the ordinary way, which refuses what must be
-    refused, and so do tensor arguments, which have gradients of their own.
+    Leaves that require grad and views go the other way, on which PyTorch refuses what must be refused, and so do
+    tensor arguments, which have gradients of their own.
     """
     a = call.input
     return (
-        type(rule) is Linear
-        and not torch.compiler.is_compiling()
+        not rule.uses_pre_activation
+        and in_plain_code()
         and not (a.is_leaf and a.requires_grad)
         and not is_view(a)
         and not any(isinstance(value, Tensor) for value in (*call.rest, *call.keywords.values()))
-        and not transforms_active()
     )
 
 

@@ -1,4 +1,6 @@
-"""`Linear` at no cost at all in an `nn.Sequential`: an activation takes over the output of the layer below it.
+"""The patch of an `nn.Sequential`.
+
+`Linear` costs nothing at all there: an activation takes over the output of the layer below it.
 
 Under `Linear` the cotangent of h is that of a, so the tensor that holds a may keep its place in autograd's graph
 while its values become h: no node is left. That is right only where nobody else reads a. In the loop of an
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from .._catalogue.activations import MODULES
 from .._rules.elementwise import Linear
 from .._torch import (
+    children_of,
     function_modes,
     has_hooks,
     has_parameters,
@@ -24,8 +27,8 @@ from .._torch import (
     transforms_active,
     unseen_by_modes,
 )
-from .block import RuleMode
-from .patch import Patch, patch_of
+from .block import Observer, RuleMode
+from .patch import Patch, Patches, patch_of
 
 # They make a new tensor, and keep it neither for themselves nor for autograd.
 _LAYERS = {
@@ -43,11 +46,23 @@ _LAYERS = {
 
 
 class SequentialPatch(Patch):
-    """A plain `nn.Sequential`, in which activations under `Linear` take over the outputs of the layers below them."""
+    """An `nn.Sequential`: its modules are patched one by one, unless some of them are not those that were converted.
+
+    A module that took another's place follows the rule, as it does wherever a user's code calls it.
+    """
+
+    def __init__(
+        self, module: nn.Module, path: str, patches: Patches, *, selected: bool, observer: Observer | None = None
+    ) -> None:
+        super().__init__(module, path, patches, selected=selected, observer=observer)
+        self.children = children_of(module)
+        self.takes_over = type(module) is nn.Sequential and type(patches.rule) is Linear and patch_of(module) is None
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The `forward` of `nn.Sequential`."""
-        if len(args) == 1 and not kwargs and torch.is_grad_enabled() and _nobody_watches():
+        if children_of(self.module) != self.children:
+            return super().run(*args, **kwargs)
+        if self.takes_over and len(args) == 1 and not kwargs and torch.is_grad_enabled() and _nobody_watches():
             return self._run_taking_over(args[0])
         return self.run_untouched(*args, **kwargs)
 

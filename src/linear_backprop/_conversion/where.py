@@ -12,6 +12,7 @@ from torch import nn
 from .._errors import LinearBackpropError
 
 Predicate = Callable[[str, nn.Module], bool]
+"""True for a path and a module that are to be selected."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class After:
 
 
 Where = str | Iterable[str] | Predicate | After | None
+"""Whatever selects modules: a glob, several, a predicate of path and module, `after(path)`, or None for all."""
 
 
 def after(path: str) -> After:
@@ -54,6 +56,11 @@ def selector(where: Where, model: nn.Module) -> Predicate:
         return _after(where.path, paths)
     if isinstance(where, str):
         return _globs([where], model)
+    if isinstance(where, type):
+        raise LinearBackpropError(
+            f"where={where.__name__} is a class; to select by class, give "
+            f"where=lambda path, module: isinstance(module, {where.__name__})"
+        )
     if callable(where):
         return where
     if isinstance(where, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,16 @@ class OuterPatch(Patch):
     def __init__(self, model: nn.Module, patches: Patches) -> None:
         self.inner = patches.take_out(model)
         super().__init__(model, "", patches, selected=True)
+
+    def entries(self) -> dict[str, Callable[..., Any]]:
+        """Those of the inner patch, and this one's own in the place of its `forward`."""
+        return {**(self.inner.entries() if self.inner else {}), **super().entries()}
+
+    def of(self, module: nn.Module) -> OuterPatch:
+        """The same patch of another module."""
+        patch = copy.copy(self)
+        patch.module, patch.inner = module, self.inner and self.inner.of(module)
+        return patch
 
     def run_inner(self, *args: Any, **kwargs: Any) -> Any:
         """The model's `forward` without this patch."""

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .._call import Call
 from .._catalogue.activations import FORMS
+from .._catalogue.not_elementwise import FUNCTIONS
 from .._errors import LinearBackpropError
 from .._rules.elementwise import Linear
 from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
 from .._torch import Function, version_of
 from .run_call import run_activation
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[..., Any]:  # noqa: B008
+
+def with_rule(function: Callable[P, T], rule: BackwardRule = Linear()) -> Callable[P, T]:  # noqa: B008
     """A function with the same values and the rule's backward pass.
 
     `with_rule(torch.tanh)(x)` is `torch.tanh(x)` to the bit. The first argument is the pre-activation;
@@ -34,7 +38,8 @@ def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[...
 
     Raises:
         LinearBackpropError: `function` is a module (use `convert`) or cannot be called, or `rule` is not
-            a rule or is for whole models. At the call: the function does not keep its input's shape.
+            a rule or is for whole models, or `function` is known not to be elementwise, as softmax. At the call: the
+            function does not keep its input's shape, or returns something else than one tensor of a floating dtype.
 
     Example:
         >>> sign = lb.with_rule(torch.sign, lb.Clipped())
@@ -49,6 +54,10 @@ def with_rule(function: Function, rule: BackwardRule = Linear()) -> Callable[...
         raise LinearBackpropError(f"with_rule takes a function, got the module {function}; use convert for modules")
     if not callable(function):
         raise LinearBackpropError(f"with_rule takes a function, got {function!r}")
+    row = FUNCTIONS.get(function.func if isinstance(function, partial) else function)
+    if row is not None:
+        reason = (row.in_conversion or row.in_collapse).reason
+        raise LinearBackpropError(f"with_rule takes an elementwise function, which {_name(function)} is not: {reason}")
     return RuledFunction(function, rule)
 
 

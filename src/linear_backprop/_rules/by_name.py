@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import ast
+import math
+import re
 from collections.abc import Iterator
+
+import torch
 
 from .._errors import LinearBackpropError
 from .rule import BackwardRule, ModelRule
+
+# What stands before a class's own name where it was defined inside something, as dataclasses print it.
+_QUALIFIED = re.compile(r"(?:\w+\.|<locals>\.)+(?=\w+\()")
+_NUMBERS = {"inf": math.inf, "nan": math.nan}
 
 
 def known_rules() -> dict[str, type[BackwardRule]]:
@@ -39,12 +47,13 @@ def rule_from_name(text: str) -> BackwardRule:
     if "(" not in text:
         return _build(text, [], {})
     try:
-        return _from_node(ast.parse(text.strip(), mode="eval").body)
+        return _from_node(ast.parse(_QUALIFIED.sub("", text.strip()), mode="eval").body)
     except (SyntaxError, ValueError) as error:
         if isinstance(error, LinearBackpropError):
             raise
         raise LinearBackpropError(
-            f"cannot read the rule {text!r}: write it like Clipped(low=-1.0, high=1.0)"
+            f"cannot read the rule {text!r}: write it like Clipped(low=-1.0, high=1.0); functions that are not in the "
+            f"catalogue have no name that can be read"
         ) from error
 
 
@@ -56,7 +65,19 @@ def _from_node(node: ast.expr) -> BackwardRule:
 
 
 def _value(node: ast.expr) -> object:
-    return _from_node(node) if isinstance(node, ast.Call) else ast.literal_eval(node)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "tensor" and len(node.args) == 1:
+        return torch.tensor(_value(node.args[0]))
+    if isinstance(node, ast.Call):
+        return _from_node(node)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
+        return -_number(node.operand)
+    return _number(node) if isinstance(node, ast.Name) and node.id in _NUMBERS else ast.literal_eval(node)
+
+
+def _number(node: ast.Name) -> float:
+    if node.id not in _NUMBERS:
+        raise ValueError(node.id)
+    return _NUMBERS[node.id]
 
 
 def _build(name: str, arguments: list[object], keywords: dict[str, object]) -> BackwardRule:

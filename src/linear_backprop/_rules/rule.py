@@ -27,6 +27,8 @@ from .._errors import LinearBackpropError
 from .._torch import Function
 
 Elementwise = Callable[[Tensor], Tensor]
+"""A function of a tensor to one of the same shape, element by element: what a rule gets as f."""
+
 Arguments = dict[str, Any]
 
 

@@ -51,7 +51,8 @@ def gradient_alignment(
         where: As in `convert`.
 
     Raises:
-        LinearBackpropError: The model has no parameter that requires grad, or the loss is not a scalar.
+        LinearBackpropError: The model has no parameter that requires grad, `loss_fn` is no function, or the loss is
+            not a scalar.
         ConversionError: As in `convert`.
     """
     ruled = plain_copy(model)

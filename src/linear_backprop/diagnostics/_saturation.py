@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._catalogue.activations import MODULES
 from .._errors import LinearBackpropError
+from .._torch import unseen_by_modes
 
 
 def saturation(model: nn.Module, inputs: Tensor | tuple[Any, ...], threshold: float = 0.1) -> dict[str, float]:
@@ -58,7 +59,8 @@ def saturation(model: nn.Module, inputs: Tensor | tuple[Any, ...], threshold: fl
 
 def _slope(module: nn.Module, a: Tensor) -> Tensor:
     """f'(a) of an activation module; the class's own forward, which a conversion does not change."""
-    with torch.enable_grad(), torch.random.fork_rng([a.device] if a.is_cuda else []):
+    # Unseen by the rule of the code around, which a conversion may have put there.
+    with unseen_by_modes(), torch.enable_grad(), torch.random.fork_rng([a.device] if a.is_cuda else []):
         leaf = a.detach().clone().requires_grad_()
         # A copy, which an in-place activation may overwrite.
         h = type(module).forward(module, leaf.clone())

@@ -9,5 +9,7 @@ from ._listing import listing as listing
 from ._lock import BusyError as BusyError
 from ._lock import is_locked as is_locked
 from ._lock import lock as lock
+from ._read import ReadRun as ReadRun
+from ._read import Records as Records
+from ._read import read as read
 from ._run import Run as Run
-from ._run import runs_below as runs_below

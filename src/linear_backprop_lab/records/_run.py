@@ -23,7 +23,7 @@ import re
 import shutil
 import traceback
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -210,17 +210,6 @@ class Run:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def runs_below(root: Path) -> Iterator[Run]:
-    """Every complete run below `root` but those set aside, in the order of their folders' names.
-
-    Raises:
-        RunError: A configuration cannot be read, or does not belong to the folder it lies in.
-    """
-    for path in sorted(root.glob("*/*/record.json")):
-        if not is_set_aside(path.parent):
-            yield run_in(path.parent)
 
 
 def run_in(folder: Path) -> Run:

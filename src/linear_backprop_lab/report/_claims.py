@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["holds", "partly", "does not hold", "not decided"]
+Verdict = Literal["holds", "partly", "does not hold", "no difference seen", "not decided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class Claim:
         measured: What the records say, with numbers and how many runs they are of.
         verdict: What `how` makes of `measured`; `"not decided"` where records are missing.
         how: The rule the verdict follows, stated so that a reader can apply it to `measured`.
+        key: The number that says most, in a few words.
     """
 
     experiment: str
@@ -28,6 +29,7 @@ class Claim:
     measured: str
     verdict: Verdict
     how: str
+    key: str = ""
 
 
 def all_or_some(outcomes: Sequence[bool]) -> Verdict:
@@ -37,3 +39,13 @@ def all_or_some(outcomes: Sequence[bool]) -> Verdict:
     if all(outcomes):
         return "holds"
     return "partly" if any(outcomes) else "does not hold"
+
+
+def by_direction(outcomes: Sequence[int]) -> Verdict:
+    """From comparisons that say 1 (as claimed), -1 (the opposite) or 0 (no difference beyond error).
+
+    Holds where all are 1, partly where some are; no difference seen where all are 0; not decided where there are none.
+    """
+    if outcomes and not any(outcomes):
+        return "no difference seen"
+    return all_or_some([outcome > 0 for outcome in outcomes])

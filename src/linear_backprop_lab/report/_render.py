@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from linear_backprop_lab.records import Run
 
-from ._gather import Report, ReportError
+from ._report import Report, ReportError
 
 _SUFFIXES = (".html", ".md")
 _ID = re.compile(r'(\bid="|href="#|url\(#)')
@@ -56,7 +56,7 @@ def _write_markdown(report: Report, path: Path) -> None:
     template = _environment(autoescape=False, cell=_cell, link=_link_from(path)).get_template("template.md.j2")
     for chapter in report.chapters:
         for number, figure in enumerate(chapter.section.figures, start=1):
-            _write(path.parent / f"{chapter.section.id}-{number}.svg", _stand_alone(figure.svg))
+            _write(path.parent / f"{chapter.section.id}-{number}.svg", _stand_alone(_titled(figure.svg, figure.title)))
     _write(path, template.render(report=report))
 
 
@@ -82,9 +82,15 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _inline(svg: str, prefix: str) -> Markup:
+def _inline(svg: str, prefix: str, title: str) -> Markup:
     """The drawing inside a page: names of its own, and in the colour of the page's text for black."""
-    return Markup(_BLACK.sub("currentColor", _ID.sub(rf"\g<1>{prefix}-", svg)))
+    return Markup(_titled(_BLACK.sub("currentColor", _ID.sub(rf"\g<1>{prefix}-", svg)), title))
+
+
+def _titled(svg: str, title: str) -> str:
+    """The drawing as one image with a name, for who does not see it."""
+    named = f'<svg role="img" aria-label="{escape(title)}" '
+    return svg.replace("<svg ", named, 1)
 
 
 def _stand_alone(svg: str) -> str:

@@ -47,6 +47,9 @@ class Section:
         claims: What the paper says, beside what came out.
         table: The numbers behind the figures, where a table helps.
         rerun: The command that makes the records again.
+        finding: What came out, in a sentence with numbers, for the head of the report; empty where nothing did.
+        headline: The figure that shows the finding; None where another section's does.
+        badges: What limits what the section says: its scale, its data, runs that go on.
     """
 
     id: str
@@ -56,3 +59,6 @@ class Section:
     claims: tuple[Claim, ...]
     table: Table | None
     rerun: str
+    finding: str = ""
+    headline: Figure | None = None
+    badges: tuple[str, ...] = ()

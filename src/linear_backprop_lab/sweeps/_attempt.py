@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from linear_backprop_lab.experiments import Job, OnStep
 from linear_backprop_lab.records import BusyError, Run, RunError, damage, lock, set_aside
+from linear_backprop_lab.studies import Job, OnStep
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from linear_backprop_lab.experiments import Job
+from linear_backprop_lab.studies import Job
 
 from ._attempt import Outcome
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 
-from linear_backprop_lab.experiments import Job
+from linear_backprop_lab.studies import Job
 
 from ._attempt import Outcome
 from ._local import run_locally

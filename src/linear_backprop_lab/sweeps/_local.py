@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from linear_backprop_lab.experiments import Job
+from linear_backprop_lab.studies import Job
 
 from ._attempt import Outcome, attempt, record_failure
 

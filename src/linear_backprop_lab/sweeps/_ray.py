@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from linear_backprop_lab.experiments import Job
+from linear_backprop_lab.studies import Job
 
 from ._attempt import Outcome, attempt, record_failure, summary
 from ._errors import EngineError

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from linear_backprop_lab.experiments import Job
 from linear_backprop_lab.records import damage, is_locked
+from linear_backprop_lab.studies import Job
 
 from ._attempt import Outcome
 from ._display import Display

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from linear_backprop_lab.experiments import Job, OnStep
+from linear_backprop_lab.studies import Job, OnStep
 from linear_backprop_lab.training import together
 
 from ._attempt import attempt

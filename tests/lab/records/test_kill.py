@@ -10,7 +10,7 @@ import pytest
 from lab.nursery import Nursery, nursery_of
 from lab.records.writer import EPOCHS, run_of
 
-from linear_backprop_lab.records import Run, runs_below
+from linear_backprop_lab.records import Run, read
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSIX")
 
@@ -65,7 +65,7 @@ def test_killed_at_many_moments(nursery: Nursery, tmp_path: Path) -> None:
     # Otherwise the kills came too early or too late to show anything.
     assert sum(run.resume() is not None for run in runs) >= KILLS // 4
     complete = [run for run in runs if run.is_complete]
-    assert {run.folder for run in runs_below(tmp_path)} == {run.folder for run in complete}
+    assert {run.folder for run in read(tmp_path).complete} == {run.folder for run in complete}
     for run in complete:
         assert_complete(run)
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from linear_backprop_lab.records import Run, RunError, environment, runs_below
+from linear_backprop_lab.records import Run, RunError, environment, read
+from linear_backprop_lab.records._run import run_in
 
 CONFIG = {"experiment": "fig1", "rule": "Linear()", "seeds": [0, 1], "learning_rate": 1e-3}
 
@@ -121,7 +122,7 @@ def empty(content: bytes) -> bytes:
         ("record.json", lambda run: run.record),
         ("environment.json", lambda run: run.environment),
         ("predictions.npz", lambda run: run.arrays("predictions")),
-        ("config.json", lambda run: list(runs_below(run.folder.parents[1]))),
+        ("config.json", lambda run: run_in(run.folder)),
     ],
 )
 def test_a_damaged_file_is_named(
@@ -171,7 +172,7 @@ def test_only_complete_runs_are_found_in_order(tmp_path: Path) -> None:
         run.start()
         if index % 2:
             run.close(index=index)
-    found = list(runs_below(tmp_path))
+    found = list(read(tmp_path).complete)
     assert [run.folder for run in found] == sorted(run.folder for run in runs[1::2])
     assert {run.record["index"] for run in found} == {1, 3, 5, 7}
     assert all(run.config["seed"] in (1, 3) for run in found)
@@ -186,14 +187,14 @@ def test_records_of_two_machines_merge_by_copying(tmp_path: Path) -> None:
         target = tmp_path / "merged" / "a" / run.key
         target.parent.mkdir(parents=True, exist_ok=True)
         run.folder.rename(target)
-    assert sorted(run.record["seed"] for run in runs_below(tmp_path / "merged")) == [0, 1]
+    assert sorted(run.record["seed"] for run in read(tmp_path / "merged").complete) == [0, 1]
 
 
 def test_a_changed_configuration_is_refused(run: Run) -> None:
     run.close()
     (run.folder / "config.json").write_text(json.dumps({**CONFIG, "learning_rate": 1.0}))
     with pytest.raises(RunError, match=r"config\.json was changed: its hash names [0-9a-f]{12}; give"):
-        list(runs_below(run.folder.parents[1]))
+        run_in(run.folder)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"fig1"', "null", '{"seed": 1}'])
@@ -201,7 +202,7 @@ def test_a_configuration_of_another_kind_is_refused(run: Run, text: str) -> None
     run.close()
     (run.folder / "config.json").write_text(text)
     with pytest.raises(RunError, match=r"config\.json cannot be read .*made anew"):
-        list(runs_below(run.folder.parents[1]))
+        run_in(run.folder)
 
 
 def test_the_environment_is_json_and_true() -> None:

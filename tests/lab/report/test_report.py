@@ -4,10 +4,10 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from lab.report.made_up import image_run
+from lab.made_up import image_run
 
-from linear_backprop_lab.report import Claim, Figure, Report, ReportError, Section, Table, gather, write_report
-from linear_backprop_lab.report._gather import Chapter
+from linear_backprop_lab.report import Chapter, Claim, Figure, Report, ReportError, Section, Table, write_report
+from linear_backprop_lab.studies import gather
 
 VOID = {"meta", "link", "br", "img", "hr"}
 
@@ -77,7 +77,7 @@ def test_links_lead_to_sections_and_records(tmp_path, report, runs):
     write_report(report, path)
     page = Page(path.read_text())
     inside = {link.removeprefix("#") for link in page.links if link.startswith("#")}
-    assert inside == {"images"} and inside <= set(page.ids)
+    assert inside == {"images", "verdicts", "machine"} and inside <= set(page.ids)
     outside = {(path.parent / link).resolve() for link in page.links if not link.startswith("#")}
     assert outside == {run.folder.resolve() for run in runs}
 
@@ -127,6 +127,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path, report):
 def test_the_environment_names_every_value_once(tmp_path, runs):
     path = runs[0].folder / "environment.json"
     path.write_text(json.dumps({**runs[0].environment, "cores": 4242}))
+    (runs[0].folder / "SHA256SUMS").unlink()
     values = dict(gather(tmp_path / "runs").environment)
     assert set(values["cores"].split(", ")) == {"4242", str(runs[1].environment["cores"])}
     assert values["PyTorch"] == runs[0].environment["torch"]
@@ -137,6 +138,18 @@ def test_nothing_to_report_says_what_to_do(tmp_path, runs):
         gather(tmp_path / "none")
     (runs[0].folder / "record.json").unlink()
     assert [run.key for run in gather(tmp_path / "runs").chapters[0].runs] == [runs[1].key]
+
+
+def test_a_damaged_record_is_named_and_left_out_of_the_report(tmp_path, runs):
+    path = runs[0].folder / "metrics.jsonl"
+    path.write_text(path.read_text().replace("2.3", "1.3"))
+    found = gather(tmp_path / "runs")
+    assert [run.key for run in found.chapters[0].runs] == [runs[1].key]
+    assert found.left_out == ((f"images/{runs[0].key}", found.left_out[0][1]),)
+    for name in ("r.html", "r.md"):
+        write_report(found, tmp_path / name)
+        text = (tmp_path / name).read_text()
+        assert f"images/{runs[0].key}" in text and "metrics.jsonl" in text
 
 
 def test_another_ending_is_refused(tmp_path, report):

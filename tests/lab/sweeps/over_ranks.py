@@ -10,8 +10,8 @@ from lab.sweeps.tiny import STEPS, data, tiny_job
 from rich.console import Console
 from torch import nn
 
-from linear_backprop_lab.experiments import Job
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies import Job
 from linear_backprop_lab.sweeps import EngineName, Sweep, choose_engine, follow, follows, leading
 from linear_backprop_lab.training import Recipe, train
 

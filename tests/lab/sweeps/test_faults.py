@@ -15,8 +15,8 @@ import pytest
 from lab.nursery import nursery_of
 from lab.sweeps.tiny import FAULTS, STEPS, make, sweep, tiny_job, without_time
 
-from linear_backprop_lab.experiments import Job
 from linear_backprop_lab.records import Run, damage, is_locked, listing, lock
+from linear_backprop_lab.studies import Job
 from linear_backprop_lab.sweeps import Outcome, attempt, run_here, run_in_processes
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the faults are made with POSIX means")

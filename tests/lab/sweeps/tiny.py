@@ -15,8 +15,8 @@ from rich.console import Console
 from torch import nn
 
 from linear_backprop_lab.data import ImageDataset
-from linear_backprop_lab.experiments import Job
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies import Job
 from linear_backprop_lab.sweeps import EngineName, Sweep, choose_engine, run_here
 from linear_backprop_lab.training import Recipe, train
 

@@ -1,0 +1,95 @@
+"""Every study, and its experiments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ._job import Job
+from ._scale import Scale
+from ._study import Experiment
+from .bnn import STUDY as BNN
+from .collapse import STUDY as COLLAPSE
+from .figure1 import STUDY as FIGURE1
+from .regularizer import STUDY as REGULARIZER
+from .vgg import STUDY as VGG
+
+STUDIES = (FIGURE1, VGG, BNN, COLLAPSE, REGULARIZER)
+"""In the order they are run, and shown in the report."""
+
+EXPERIMENTS = tuple(experiment for study in STUDIES for experiment in study.experiments)
+EVERYTHING = "all"
+
+
+class UnknownExperimentError(ValueError):
+    """A name that no experiment has; the message lists those there are."""
+
+
+def experiment_names() -> list[str]:
+    """Every name `experiments_named` takes."""
+    return [name for e in EXPERIMENTS for name in (e.name, *e.views)] + [EVERYTHING]
+
+
+def experiments_named(names: Iterable[str]) -> list[Experiment]:
+    """The experiments behind the names, each once, in the order of the registry.
+
+    No name stands for those that are run by default, "all" for every one that is not `by_name_only`.
+
+    Raises:
+        UnknownExperimentError: A name is not known.
+    """
+    asked = set(names) or {experiment.name for experiment in EXPERIMENTS if experiment.by_default}
+    unknown = sorted(asked.difference(experiment_names()))
+    if unknown:
+        raise UnknownExperimentError(
+            f"no experiment is named {', '.join(map(repr, unknown))}; use {', '.join(experiment_names())}"
+        )
+    if EVERYTHING in asked:
+        asked |= {experiment.name for experiment in EXPERIMENTS if not experiment.by_name_only}
+    return [e for e in EXPERIMENTS if asked.intersection((e.name, *e.views))]
+
+
+def jobs_of(
+    experiments: Iterable[Experiment], root: Path, scale: Scale, data: Path | None, download: bool
+) -> list[Job]:
+    """The runs of several experiments that can be named now, in their order; one that they share is there once."""
+    jobs = [job for experiment in experiments for job in experiment.jobs(root, scale, data, download)]
+    return list({job.run.folder: job for job in jobs}.values())
+
+
+def stages_of(
+    experiments: Sequence[Experiment], root: Path, scale: Scale, data: Path | None, download: bool
+) -> Iterator[list[Job]]:
+    """The runs of several experiments, a stage at a time: the next has what follows from the records of those before.
+
+    Each run is in one stage. To be iterated while making the runs.
+    """
+    named: set[Path] = set()
+    while stage := [job for job in jobs_of(experiments, root, scale, data, download) if job.run.folder not in named]:
+        named.update(job.run.folder for job in stage)
+        yield stage
+
+
+def awaited(experiments: Iterable[Experiment], root: Path, scale: Scale, data: Path | None, download: bool) -> int:
+    """How many runs the experiments cannot name yet, at most."""
+    return sum(each.awaited(root, scale, data, download) for each in experiments if each.awaited is not None)
+
+
+def job_for(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
+    """The job that makes the run of a configuration: the same in every process.
+
+    Args:
+        root: The folder all records lie in.
+        config: `job.run.config` of a job, or the `config.json` of a record.
+        data: The folder of CIFAR-10; None to look for it.
+        download: Whether it may be downloaded.
+
+    Raises:
+        UnknownExperimentError: No experiment makes records of this kind.
+    """
+    for experiment in EXPERIMENTS:
+        if experiment.records == config["experiment"]:
+            return experiment.job(root, config, data, download)
+    known = ", ".join(dict.fromkeys(experiment.records for experiment in EXPERIMENTS))
+    raise UnknownExperimentError(f"no experiment makes records of {config['experiment']!r}; those made are of {known}")

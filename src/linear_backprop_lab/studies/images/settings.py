@@ -1,0 +1,163 @@
+"""Runs on images as the report sees them: their settings by name, their curves, and which belong together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from linear_backprop_lab.records import Run
+
+BACKPROP, LINEAR = "Exact()", "Linear()"
+SIGNIFICANT = 1.96
+_PAPER_IMAGES = 45_000  # The others are held out.
+_DATA_NAMES = {"cifar10": "CIFAR-10"}
+_ACTIVATION_NAMES = {"Tanh": "tanh", "Hardtanh": "hard tanh"}
+
+
+def data_name(run: Run) -> str:
+    """What readers call the data."""
+    name: str = run.config["data"]
+    return _DATA_NAMES.get(name, name)
+
+
+def activation_name(module: str) -> str:
+    """What readers call an activation, from the name of its module."""
+    return _ACTIVATION_NAMES.get(module, module)
+
+
+def learning_rate(run: Run) -> float:
+    """The learning rate."""
+    return run.config["recipe"]["learning_rate"]
+
+
+def penalty(run: Run) -> float:
+    """The factor of the l2 penalty."""
+    return run.config["recipe"]["weight_decay"]
+
+
+def seed(run: Run) -> int:
+    """The seed of weights and order."""
+    return run.config["recipe"]["seed"]
+
+
+def epochs(run: Run) -> int:
+    """How many epochs were asked for."""
+    return run.config["recipe"]["epochs"]
+
+
+def setting(run: Run) -> str:
+    """What a sweep varies, and whether it ended well."""
+    later = ", diverged" if run.record["status"] == "diverged" else ""
+    return f"lr {learning_rate(run):g}, l2 {penalty(run):g}{later}"
+
+
+def chance(run: Run) -> float:
+    """The accuracy of a guess."""
+    return 1 / run.config["model"]["classes"]
+
+
+def standard_error(run: Run, share: float) -> float:
+    """Of a share measured on the run's test images."""
+    return math.sqrt(share * (1 - share) / run.config["test_images"])
+
+
+def is_above_chance(run: Run, accuracy: float) -> bool:
+    """Whether an accuracy on the run's test images is above a guess's by more than 1.96 standard errors."""
+    return accuracy - chance(run) > SIGNIFICANT * standard_error(run, chance(run))
+
+
+def variant(run: Run) -> str:
+    """With or without batch normalization, in words; empty where there is no such choice."""
+    normalized = run.config["model"].get("batch_norm")
+    return "" if normalized is None else "with batch norm" if normalized else "no batch norm"
+
+
+def is_at_paper_scale(run: Run) -> bool:
+    """Whether the network has the paper's width and is trained on as good as all of the data."""
+    return run.config["model"].get("width") == 1 and run.config["train_images"] >= _PAPER_IMAGES
+
+
+def curve(run: Run, metric: str) -> tuple[list[int], list[float]]:
+    """The epochs and the values of a metric, where it is finite."""
+    lines = [line for line in run.metrics if line[metric] is not None]
+    return [line["epoch"] for line in lines], [line[metric] for line in lines]
+
+
+def first_loss(run: Run) -> float:
+    """The mean training loss of the first epoch; infinite where training diverged."""
+    loss = run.metrics[0]["train_loss"]
+    return math.inf if loss is None else loss
+
+
+def fullest(runs: Sequence[Run]) -> list[Run]:
+    """Of runs at several scales those at the largest: the most training images, then the most runs.
+
+    A single setting is no sweep, and counts only where there is none.
+    """
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[json.dumps(_scale(run.config), sort_keys=True)].append(run)
+    return max(groups.values(), key=lambda group: (_is_swept(group), group[0].config["train_images"], len(group)))
+
+
+def _is_swept(runs: Sequence[Run]) -> bool:
+    return len({(learning_rate(run), penalty(run)) for run in runs}) > 1
+
+
+def swept(runs: Sequence[Run]) -> list[Run]:
+    """The runs of the sweep itself: seed 0 and the fewest epochs, in the order of their settings."""
+    fewest = min(map(epochs, runs))
+    members = [run for run in runs if seed(run) == 0 and epochs(run) == fewest]
+    return sorted(members, key=lambda run: (learning_rate(run), penalty(run), run.config["rule"]))
+
+
+Networks = dict[str, list[Run]]
+"""The runs of each network, by its name."""
+
+
+def variants(runs: Sequence[Run]) -> Networks:
+    """The runs with and those without batch normalization, by name; those without the choice have an empty one."""
+    named: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        named[variant(run)].append(run)
+    return dict(sorted(named.items()))
+
+
+def under(runs: Sequence[Run], rule: str, activation: str | None = None) -> list[Run]:
+    """The runs under a rule, and with an activation if one is named."""
+    return [
+        run for run in runs if run.config["rule"] == rule and activation in (None, run.config["model"]["activation"])
+    ]
+
+
+def scale(runs: Sequence[Run]) -> str:
+    """How large the runs are, and that the paper's are larger where they are."""
+    config = runs[0].config
+    model = config["model"]
+    size = f"width {model['width']:g}" if "width" in model else f"inflate {model['inflate']}"
+    rates = ", ".join(f"{rate:g}" for rate in sorted({learning_rate(run) for run in runs}))
+    penalties = ", ".join(f"{factor:g}" for factor in sorted({penalty(run) for run in runs}))
+    sources = "; ".join(sorted({run.record["source"] for run in runs}))
+    here = (
+        f"{size}, {config['train_images']:,} training images, {', '.join(map(str, sorted({*map(epochs, runs)})))} "
+        f"epochs, batches of {config['recipe']['batch_size']}, vanilla SGD in "
+        f"{config['recipe']['precision']}, learning rates {rates}, l2 penalties {penalties}. Data: {sources}."
+    )
+    if model.get("width", 1) == 1 and model.get("inflate", 5) == 5 and min(map(epochs, runs)) >= 100:
+        return f"At the paper's scale: {here} The paper trains on all 50,000 images; 5,000 are held out here."
+    return (
+        f"This is not the paper's scale but a smaller one: {here} The paper has the whole width, 50,000 images, 100 "
+        "epochs, learning rates 0.001, 0.0001 and 1e-05 and penalties 0.1 to 1e-06; what holds here may not hold there."
+    )
+
+
+def _scale(config: dict[str, Any]) -> dict[str, Any]:
+    """What does not differ between the runs of one scale."""
+    networks = ("activation", "batch_norm", "initialization")
+    model = {key: value for key, value in config["model"].items() if key not in networks}
+    varied = ("learning_rate", "weight_decay", "seed", "epochs", "augment")
+    recipe = {key: value for key, value in config["recipe"].items() if key not in varied}
+    return {**config, "model": model, "recipe": recipe, "rule": None, "experiment": None}

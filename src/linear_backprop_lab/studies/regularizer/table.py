@@ -1,0 +1,78 @@
+"""The records of the study `regularizer` as one table: how far from a gradient the update is, and where."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linear_backprop_lab.records import Run
+
+ACTIVATIONS = {"tanh": "tanh", "sigmoid": "sigmoid", "softplus": "softplus", "silu": "SiLU", "relu": "ReLU"}
+BACKPROP, LINEAR = "Exact()", "Linear()"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One depth, scale of the weights and time in training; arrays have a value a seed, those that diverged left out.
+
+    Attributes:
+        activation: The activation's name in PyTorch.
+        rule: The rule's repr.
+        hidden_layers: How many.
+        scale: Of the initial weights, times PyTorch's own.
+        step: Of training.
+        asymmetry: The antisymmetric part of the update's Jacobian over the symmetric one.
+        rescaled: The same after multiplying each layer's update by the mean slopes above it.
+        differences: How far finite differences are from the Jacobian.
+    """
+
+    activation: str
+    rule: str
+    hidden_layers: int
+    scale: float
+    step: int
+    asymmetry: NDArray[np.float64]
+    rescaled: NDArray[np.float64]
+    differences: NDArray[np.float64]
+
+
+def rows(runs: Sequence[Run]) -> list[Row]:
+    """Every line of the runs that differ in activation and rule alone; of several such sets the one of most seeds."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[json.dumps({**run.config, "activation": None, "rule": None}, sort_keys=True)].append(run)
+    fullest = max(groups.values(), key=lambda group: (len(group[0].config["seeds"]), len(group)))
+    order = {(name, rule): place for place, name in enumerate(ACTIVATIONS) for rule in (BACKPROP, LINEAR)}
+    fullest.sort(key=lambda run: order[run.config["activation"], run.config["rule"]])
+    return [_row(run, line) for run in fullest for line in run.metrics]
+
+
+def _row(run: Run, line: dict[str, Any]) -> Row:
+    names = ("asymmetry", "rescaled", "differences")
+    measured = {name: np.array([value for value in line[name] if value is not None]) for name in names}
+    return Row(
+        activation=run.config["activation"],
+        rule=run.config["rule"],
+        hidden_layers=line["hidden_layers"],
+        scale=line["scale"],
+        step=line["step"],
+        **measured,
+    )
+
+
+def largest(table: Sequence[Row], measure: Callable[[Row], NDArray[np.float64]]) -> float:
+    """The largest value of a measure; infinite where there is none."""
+    return max((value for row in table for value in measure(row).tolist()), default=math.inf)
+
+
+def by_activation(table: Sequence[Row], where: Callable[[Row], bool]) -> dict[str, list[Row]]:
+    """The rows under Linear Backprop that `where` takes, of every activation that has some."""
+    chosen = [row for row in table if row.rule == LINEAR and where(row)]
+    return {name: found for name in ACTIVATIONS if (found := [row for row in chosen if row.activation == name])}

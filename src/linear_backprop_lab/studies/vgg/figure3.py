@@ -1,0 +1,218 @@
+"""The sections on figure 3: ReLU with Backprop against tanh, and against ReLU, with Linear Backprop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import fmean, stdev
+
+import numpy as np
+
+from linear_backprop_lab.records import Run
+from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
+from linear_backprop_lab.studies.images.choices import CHOSEN
+from linear_backprop_lab.studies.images.seeds import (
+    Seeds,
+    difference,
+    draw_seeds,
+    longer_at_the_best,
+    seeds_at_the_best,
+)
+from linear_backprop_lab.studies.images.selection import Protocol
+from linear_backprop_lab.studies.images.settings import (
+    BACKPROP,
+    LINEAR,
+    SIGNIFICANT,
+    activation_name,
+    curve,
+    epochs,
+    fullest,
+    scale,
+    setting,
+    under,
+    variants,
+)
+
+_MUCH = 2.0
+
+Pair = tuple[str, Seeds, Seeds]
+"""The network's name, ReLU under Backprop, and what it is compared with."""
+
+
+def figure3(runs: Sequence[Run], *, part: str, activation: str, paper: str) -> Section:
+    """The section, from complete runs of VGG19, at least one.
+
+    Args:
+        runs: ReLU under Backprop, and `activation` under Linear Backprop; others are passed over.
+        part: "left" or "right".
+        activation: Of the network that trains with Linear Backprop: "Tanh" or "ReLU".
+        paper: The paper's words on what this part shows.
+    """
+    members = fullest(runs)
+    by_protocol: dict[Protocol, list[Pair]] = {
+        protocol: _pairs(members, activation, part, protocol) for protocol in CHOSEN
+    }
+    pairs = [
+        (f"{name}, chosen {CHOSEN[protocol]}", backprop, linear)
+        for protocol, each in by_protocol.items()
+        for name, backprop, linear in each
+    ]
+    sides = f"ReLU with Backprop and {activation_name(activation)} with Linear Backprop"
+    return Section(
+        id=f"fig3-{part}",
+        title=f"Figure 3, {part}: {sides}",
+        asked=f"Do {sides} learn alike, and is Backprop's variance the higher? Each is shown at the best setting of "
+        "its sweep, with several seeds of weights and order. " + scale(members),
+        figures=tuple(_figure(pair, part) for pair in by_protocol["test"]),
+        claims=(_alike(part, pairs, paper), _varies(part, pairs)),
+        table=_table(pairs),
+        rerun=f"linear-backprop reproduce fig3-{part} --scale cpu",
+    )
+
+
+figure3_left = partial(
+    figure3,
+    part="left",
+    activation="Tanh",
+    paper="“Learning ReLU with Backprop can yield similar results to tanh with Linear Backprop” (caption of figure 3)",
+)
+figure3_right = partial(
+    figure3,
+    part="right",
+    activation="ReLU",
+    paper="“We see similar results when we compare Linear Backprop learning with ReLU and Backprop learning with ReLU” "
+    "(appendix A)",
+)
+
+
+def _pairs(runs: Sequence[Run], activation: str, part: str, protocol: Protocol) -> list[Pair]:
+    """Both sides of every network that has both."""
+    of_a_side = longer_at_the_best if part == "left" else seeds_at_the_best
+    pairs: list[Pair] = []
+    for name, each in variants(runs).items():
+        backprop, linear = under(each, BACKPROP, "ReLU"), under(each, LINEAR, activation)
+        if not backprop or not linear:
+            continue
+        first, second = of_a_side(backprop, protocol), of_a_side(linear, protocol)
+        if first and second:
+            pairs.append((name, first, second))
+    return pairs
+
+
+def _figure(pair: Pair, part: str) -> Figure:
+    name, *sides = pair
+    counts = " and ".join(str(len(seeds.runs)) for seeds in sides)
+    return Figure(
+        f"Test accuracy: {name}",
+        f"A curve a seed, {counts} seeds, at the setting with the best test accuracy in the sweep, the paper's choice.",
+        draw_seeds(sides, "test accuracy", salt=f"fig3-{part}-{name}"),
+    )
+
+
+def _alike(part: str, pairs: Sequence[Pair], paper: str) -> Claim:
+    other = "tanh" if part == "left" else "ReLU"
+    return Claim(
+        experiment=f"fig3-{part}",
+        claim=f"ReLU with Backprop learns as {other} with Linear Backprop does.",
+        paper=paper,
+        measured="; ".join(
+            f"{name}: mean of the best test accuracies {fmean(backprop.best):.1%} ({backprop.label}) and "
+            f"{fmean(linear.best):.1%} ({linear.label})"
+            for name, backprop, linear in pairs
+        )
+        or "no record",
+        key="; ".join(
+            f"{fmean(backprop.best):.1%} and {fmean(linear.best):.1%}, {name.partition(',')[0]}"
+            for name, backprop, linear in pairs
+            if backprop.protocol == "held_out"
+        ),
+        # Two networks at chance are alike for want of learning.
+        verdict=all_or_some(
+            [
+                abs(difference(first, second)) <= SIGNIFICANT
+                for _, first, second in pairs
+                if first.learns or second.learns
+            ]
+        ),
+        how="holds where the means over seeds of the best test accuracy differ by at most 1.96 standard errors of the "
+        "difference, from the test set and from the seeds, in every network that is above chance on either side, by "
+        "both ways of choosing the setting; partly where in some",
+    )
+
+
+def _varies(part: str, pairs: Sequence[Pair]) -> Claim:
+    spreads = [
+        (name, first, second, what, one, other)
+        for name, first, second in pairs
+        if first.learns and second.learns
+        for what, measure in (("over seeds", _spread), ("epoch to epoch", _roughness))
+        for one, other in ((measure(first), measure(second)),)
+        if one is not None and other is not None
+    ]
+    return Claim(
+        experiment=f"fig3-{part}",
+        claim="The variance of ReLU with Backprop is significantly higher.",
+        paper="“However, the variance of Backprop learning with ReLU is significantly higher.” (appendix A)",
+        measured="; ".join(
+            f"{name}, {what}: standard deviation {one:.2%} ({first.label}) against {other:.2%} ({second.label})"
+            for name, first, second, what, one, other in spreads
+        )
+        or "too few seeds or epochs that learn",
+        verdict=all_or_some([one > _MUCH * other for *_, one, other in spreads]),
+        key=f"more than {_MUCH:g} times in {sum(one > _MUCH * other for *_, one, other in spreads)} of {len(spreads)}",
+        how="the paper does not say of what; so both of the last test accuracy over seeds and of its change from "
+        "epoch to epoch in the second half of training. Holds where Backprop's standard deviation is more than twice "
+        "Linear Backprop's by both, in every network that is above chance, and did not diverge, on both sides, by both "
+        "ways of choosing the setting; partly where in some. Three seeds cannot tell a ratio below 4.4 from chance "
+        "(one-sided F test, p = 0.05)",
+    )
+
+
+def _spread(seeds: Seeds) -> float | None:
+    """The standard deviation over seeds of the last epoch's test accuracy; None for one seed, or where one diverged."""
+    last = [run.metrics[-1]["test_accuracy"] for run in seeds.runs]
+    return stdev(last) if len(last) > 1 and _all_finished(seeds) else None
+
+
+def _roughness(seeds: Seeds) -> float | None:
+    """The standard deviation of the change of test accuracy from epoch to epoch, in the second half of training.
+
+    The mean over seeds; None where a run has fewer than two such changes, or diverged.
+    """
+    halves = [np.diff(curve(run, "test_accuracy")[1][epochs(run) // 2 :]) for run in seeds.runs]
+    if any(len(half) < 2 for half in halves) or not _all_finished(seeds):
+        return None
+    return float(np.mean([np.std(half, ddof=1) for half in halves]))
+
+
+def _all_finished(seeds: Seeds) -> bool:
+    """Otherwise some are guesses at the end, which do not vary."""
+    return all(run.record["status"] == "finished" for run in seeds.runs)
+
+
+def _table(pairs: Sequence[Pair]) -> Table:
+    columns = (
+        "network",
+        "units, rule",
+        "setting",
+        "seeds",
+        "epochs",
+        "mean best",
+        "SD over seeds",
+        "SD epoch to epoch",
+    )
+    return Table(columns, tuple(_row(name, seeds) for name, *sides in pairs for seeds in sides))
+
+
+def _row(name: str, seeds: Seeds) -> tuple[str, ...]:
+    run = seeds.runs[0]
+    spreads = ("" if value is None else f"{value:.2%}" for value in (_spread(seeds), _roughness(seeds)))
+    return (
+        name,
+        seeds.label,
+        setting(run),
+        str(len(seeds.runs)),
+        str(epochs(run)),
+        f"{fmean(seeds.best):.1%}",
+        *spreads,
+    )

@@ -1,0 +1,160 @@
+"""The section on figure 4: every curve of the tanh sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.lines import Line2D
+
+from linear_backprop_lab.records import Run
+from linear_backprop_lab.report import Claim, Figure, Section, Table, Verdict, all_or_some
+from linear_backprop_lab.report.drawing import RULE_STYLES, legend_above, panels, rule_name, to_svg
+from linear_backprop_lab.studies.images.choices import finished
+from linear_backprop_lab.studies.images.seeds import as_share
+from linear_backprop_lab.studies.images.selection import choose
+from linear_backprop_lab.studies.images.settings import (
+    BACKPROP,
+    LINEAR,
+    Networks,
+    curve,
+    first_loss,
+    fullest,
+    is_above_chance,
+    learning_rate,
+    penalty,
+    scale,
+    swept,
+    under,
+    variants,
+)
+
+MOST = 0.75  # Of the settings, for what holds early in training.
+
+
+def figure4(runs: Sequence[Run]) -> Section:
+    """The section, from complete runs of VGG19 with tanh, at least one."""
+    sweep = swept(fullest(runs))
+    networks = variants(sweep)
+    return Section(
+        id="fig4",
+        title="Figure 4: VGG19 with tanh, the whole sweep",
+        asked="How does learning go at every learning rate and l2 penalty, under either rule? " + scale(sweep),
+        figures=tuple(_figure(name, each) for name, each in networks.items()),
+        claims=(_early(networks), _needs_decay(networks)),
+        table=_table(networks),
+        rerun="linear-backprop reproduce fig4 --scale cpu",
+    )
+
+
+def _matched(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Backprop's run and Linear Backprop's, at every setting that both were run at."""
+    linear = {(learning_rate(run), penalty(run)): run for run in under(runs, LINEAR)}
+    backprop = {(learning_rate(run), penalty(run)): run for run in under(runs, BACKPROP)}
+    return [(backprop[each], linear[each]) for each in backprop if each in linear]
+
+
+def _figure(name: str, runs: Sequence[Run]) -> Figure:
+    rates = sorted({learning_rate(run) for run in runs}, reverse=True)
+    penalties = sorted({penalty(run) for run in runs}, reverse=True)
+    shades = [1 - 0.7 * number / max(1, len(penalties) - 1) for number in range(len(penalties))]
+    with panels([f"learning rate {rate:g}" for rate in rates]) as drawn:
+        for panel, rate in zip(drawn, rates, strict=True):
+            for run in (run for run in runs if learning_rate(run) == rate):
+                shade = shades[penalties.index(penalty(run))]
+                style = RULE_STYLES[run.config["rule"]]
+                panel.plot(*curve(run, "test_accuracy"), alpha=shade, markersize=3.5, **style)
+            as_share(panel, "test accuracy")
+            panel.set_xlabel("epoch")
+        highest = max(panel.get_ylim()[1] for panel in drawn)
+        for panel in drawn:
+            panel.set_ylim(0, highest)
+        rules = [Line2D([], [], label=rule_name(rule), **RULE_STYLES[rule]) for rule in (BACKPROP, LINEAR)]
+        decays = [
+            Line2D([], [], color="#808080", alpha=shade, label=f"l2 {factor:g}")
+            for factor, shade in zip(penalties, shades, strict=True)
+        ]
+        legend_above(drawn[0], [*rules, *decays])
+        svg = to_svg(drawn[0], salt=f"fig4-{name}")
+    ended = sum(run.record["status"] == "diverged" for run in runs)
+    return Figure(
+        f"Test accuracy: tanh, {name}",
+        f"{len(runs)} runs, one seed; the fainter a curve, the smaller its l2 penalty. {ended} diverged and end there.",
+        svg,
+    )
+
+
+def ahead_early(runs: Sequence[Run]) -> list[bool]:
+    """Whether Linear Backprop's training loss of epoch 1 is the lower, at every setting of a network."""
+    return [first_loss(linear) < first_loss(backprop) for backprop, linear in _matched(runs)]
+
+
+def _early(networks: Networks) -> Claim:
+    ahead = [each for runs in networks.values() for each in ahead_early(runs)]
+    share = sum(ahead) / len(ahead) if ahead else 0.0
+    verdict: Verdict = "holds" if share >= MOST else "partly" if share >= 0.5 else "does not hold"
+    return Claim(
+        experiment="fig4",
+        claim="Early in training Linear Backprop is ahead of Backprop.",
+        paper="“In the early stages of learning, Linear Backprop in particular performs favorably compared with "
+        "Backprop learning.” (appendix B)",
+        measured=f"{sum(ahead)} of {len(ahead)} settings have the lower training loss in epoch 1 under Linear Backprop",
+        verdict=verdict if ahead else "not decided",
+        key=f"at {sum(ahead)} of {len(ahead)} settings",
+        how="at the same learning rate, penalty and initial weights; holds where the mean training loss of the first "
+        "epoch is lower under Linear Backprop at three quarters of the settings at least, partly where at half; "
+        "infinite where training diverged",
+    )
+
+
+def _needs_decay(networks: Networks) -> Claim:
+    best = {name: _best_penalties(under(runs, LINEAR)) for name, runs in networks.items()}
+    known = {name: pair for name, pair in best.items() if pair is not None}
+    largest = {name: max(map(penalty, runs)) for name, runs in networks.items()}
+    return Claim(
+        experiment="fig4",
+        claim="At a large learning rate Linear Backprop needs a larger weight decay.",
+        paper="“For large learning rate, to avoid unit saturation and stay in linear regime of the neuron, larger "
+        "weight decay is required for Linear Backprop as we expect.” (caption of figure 4)",
+        measured="; ".join(
+            f"{name}: best l2 penalty {large:g} at the largest learning rate that learns, {small:g} at the smallest"
+            for name, (large, small) in known.items()
+        )
+        or "it learns at one learning rate alone, or there is one penalty alone",
+        verdict=all_or_some([large > small for name, (large, small) in known.items() if small < largest[name]]),
+        key="; ".join(f"{large:g} against {small:g}, {name}" for name, (large, small) in known.items()),
+        how="of Linear Backprop's runs, the penalty with the best test accuracy at any epoch; holds where it is "
+        "larger at the largest learning rate that is above chance than at the smallest, with and without batch "
+        "normalization; partly where with one; not decided where the smallest rate already picks the largest penalty "
+        "there is. Runs that diverged do not learn. One seed: where accuracies are close, the best penalty is chance",
+    )
+
+
+def _best_penalties(runs: Sequence[Run]) -> tuple[float, float] | None:
+    """At the largest learning rate that learns and at the smallest; None where there is nothing to choose."""
+    if len({penalty(run) for run in runs}) < 2:
+        return None
+    runs = finished(runs)
+    rates = {learning_rate(run) for run in runs}
+    best = {rate: choose([run for run in runs if learning_rate(run) == rate], "test") for rate in rates}
+    learned = {rate: penalty(each.run) for rate, each in best.items() if is_above_chance(each.run, each.value)}
+    return (learned[max(learned)], learned[min(learned)]) if len(learned) > 1 else None
+
+
+def _table(networks: Networks) -> Table:
+    columns = ("network", "rule", "learning rate", "l2", "loss, epoch 1", "last", "best", "held out, best", "ended")
+    return Table(columns, tuple(_row(name, run) for name, runs in networks.items() for run in runs))
+
+
+def _row(name: str, run: Run) -> tuple[str, ...]:
+    loss = run.metrics[0]["train_loss"]
+    return (
+        name,
+        rule_name(run.config["rule"]),
+        f"{learning_rate(run):g}",
+        f"{penalty(run):g}",
+        "diverged" if loss is None else f"{loss:.3f}",
+        f"{run.metrics[-1]['test_accuracy']:.1%}",
+        f"{choose([run], 'test').value:.1%}",
+        f"{choose([run], 'held_out').value:.1%}",
+        f"{run.record['status']}, epoch {run.record['epochs']}",
+    )

@@ -1,0 +1,223 @@
+"""The section on figure 2 at the paper's own size: the same setting under both rules, finished or not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from linear_backprop_lab.records import Run
+from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
+from linear_backprop_lab.report.drawing import RULE_STYLES, label_ends, panels, rule_name, to_svg
+from linear_backprop_lab.studies.images.seeds import as_share
+from linear_backprop_lab.studies.images.settings import (
+    BACKPROP,
+    LINEAR,
+    SIGNIFICANT,
+    curve,
+    epochs,
+    is_at_paper_scale,
+    learning_rate,
+    penalty,
+    seed,
+    standard_error,
+    variant,
+)
+
+from .figure4 import MOST
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Both rules at one setting, at the paper's size, and the small scale's runs at that rate."""
+
+    backprop: Run
+    linear: Run
+    small: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        config = f"lr {learning_rate(self.linear):g}, l2 {penalty(self.linear):g}"
+        return f"{variant(self.linear)}, {config}"
+
+    @property
+    def both(self) -> list[tuple[float, float]]:
+        """Backprop's and Linear Backprop's test accuracy after every epoch that both have."""
+        pairs = zip(self.backprop.metrics, self.linear.metrics, strict=False)
+        return [(one["test_accuracy"], other["test_accuracy"]) for one, other in pairs]
+
+    def ahead(self, epoch: int) -> float:
+        """How far Linear Backprop is ahead after an epoch, in standard errors of the difference on the test set."""
+        one, other = self.both[epoch - 1]
+        return (other - one) / math.hypot(standard_error(self.backprop, one), standard_error(self.linear, other))
+
+
+def full_scale(runs: Sequence[Run]) -> Section:
+    """The section, from runs of VGG19 with tanh, finished or not, at least one; smaller ones are shown beside them."""
+    pairs = _pairs(runs)
+    figures = tuple(map(_figure, pairs))
+    return Section(
+        id="fig2-full",
+        title="Figure 2 at the paper's own size",
+        asked="At a smaller scale Linear Backprop leads at the paper's learning rate, and Backprop where each rule may "
+        "choose its rate. Does it lead at the paper's own size, and does the lead last? VGG19 at full width with tanh "
+        "units on 45,000 images of CIFAR-10 (5,000 are held out), batches of 128, vanilla SGD, the same setting and "
+        "initial weights under both rules. " + _state(runs),
+        figures=figures,
+        claims=(_from_the_start(pairs), _lasts(pairs)) if pairs else (),
+        table=_table([run for run in runs if is_at_paper_scale(run)]),
+        rerun="linear-backprop reproduce fig4 --scale paper --only batch_norm=true --only learning_rate=0.001 "
+        "--only weight_decay=0.0001",
+        finding=_finding(pairs[0]) if pairs and pairs[0].both else "",
+        headline=figures[0] if pairs and len(pairs[0].both) > 1 else None,
+    )
+
+
+def _finding(pair: _Pair) -> str:
+    one, other = pair.both[-1]
+    count = len(pair.both)
+    going_on = "" if count == epochs(pair.linear) else f" of {epochs(pair.linear)}; it is not finished"
+    return (
+        f"At the paper's own size, {pair.name}: {other:.1%} test accuracy with Linear Backprop against {one:.1%} with "
+        f"Backprop after epoch {count}{going_on}."
+    )
+
+
+def _state(runs: Sequence[Run]) -> str:
+    """Which runs have not ended yet."""
+    going_on = [run for run in runs if run.record["status"] == "unfinished" and is_at_paper_scale(run)]
+    if not going_on:
+        return ""
+    done = ", ".join(f"{rule_name(run.config['rule'])} {len(run.metrics)}" for run in going_on)
+    return f"Not finished: of {epochs(going_on[0])} epochs each there are so far {done}; curves end where the runs are."
+
+
+def _pairs(runs: Sequence[Run]) -> list[_Pair]:
+    """One a setting that both rules were run at; seed by seed."""
+    groups: dict[str, dict[str, Run]] = defaultdict(dict)
+    for run in filter(is_at_paper_scale, runs):
+        groups[json.dumps({**run.config, "rule": None}, sort_keys=True)][run.config["rule"]] = run
+    both = [group for group in groups.values() if BACKPROP in group and LINEAR in group]
+    small = [run for run in runs if not is_at_paper_scale(run) and run.config["experiment"] == "paper-rate"]
+    found = [_Pair(group[BACKPROP], group[LINEAR], _like(group[LINEAR], small)) for group in both]
+    return sorted(found, key=lambda pair: (-learning_rate(pair.linear), pair.name))
+
+
+def _like(run: Run, small: Sequence[Run]) -> tuple[Run, ...]:
+    """Of the small scale's runs those of seed 0 that normalize alike, at the same rate and the nearest penalty."""
+    alike = [
+        each
+        for each in small
+        if (variant(each), learning_rate(each), seed(each)) == (variant(run), learning_rate(run), 0)
+    ]
+    nearest = min((penalty(each) for each in alike), key=lambda factor: abs(math.log(factor / penalty(run))), default=0)
+    return tuple(each for each in alike if penalty(each) == nearest)
+
+
+def _figure(pair: _Pair) -> Figure:
+    titles = ["at the paper's own size", *(["width 1/8, 3,840 images: the same steps"] if pair.small else [])]
+    with panels(titles, height=2.7) as drawn:
+        for run in (pair.backprop, pair.linear):
+            drawn[0].plot(*_over_steps(run), label=rule_name(run.config["rule"]), **RULE_STYLES[run.config["rule"]])
+        for run in pair.small:
+            style = RULE_STYLES[run.config["rule"]]
+            drawn[1].plot(*_over_steps(run), label=rule_name(run.config["rule"]), markersize=3, **style)
+        for panel in drawn:
+            as_share(panel, "test accuracy")
+            panel.set_xlabel("step of 128 images")
+            panel.set_xlim(left=0)
+            label_ends(panel)
+        svg = to_svg(drawn[0], salt=f"full-{pair.name}")
+    return Figure(
+        f"Test accuracy: tanh, {pair.name}",
+        f"A mark an epoch; {len(pair.backprop.metrics)} epochs of Backprop and {len(pair.linear.metrics)} of Linear "
+        f"Backprop, of {epochs(pair.linear)} asked for. "
+        + (
+            f"Below: the small scale at the same learning rate, l2 {penalty(pair.small[0]):g}, seed 0."
+            if pair.small
+            else ""
+        ),
+        svg,
+    )
+
+
+def _over_steps(run: Run) -> tuple[list[float], list[float]]:
+    a_epoch = math.ceil(run.config["train_images"] / run.config["recipe"]["batch_size"])
+    found, values = curve(run, "test_accuracy")
+    return [epoch * a_epoch for epoch in found], values
+
+
+def _from_the_start(pairs: Sequence[_Pair]) -> Claim:
+    begun = [pair for pair in pairs if pair.both]
+    return Claim(
+        experiment="fig2",
+        claim="At the paper's own size and learning rate Linear Backprop leads from the start.",
+        paper="“In the early stages of learning, Linear Backprop in particular performs favorably compared with "
+        "Backprop learning.” (appendix B); figure 2",
+        measured="; ".join(
+            f"{pair.name}, after epoch 1: {pair.both[0][1]:.1%} against {pair.both[0][0]:.1%} under Backprop, "
+            f"{pair.ahead(1):+.1f} standard errors"
+            for pair in begun
+        )
+        or "no epoch yet",
+        verdict=all_or_some([pair.ahead(1) > SIGNIFICANT for pair in begun]),
+        key="; ".join(f"{pair.both[0][1]:.1%} against {pair.both[0][0]:.1%}" for pair in begun),
+        how=f"holds where the test accuracy after the first epoch is above Backprop's by more than {SIGNIFICANT} "
+        "standard errors of the difference at every setting; partly where at some; one seed",
+    )
+
+
+def _lasts(pairs: Sequence[_Pair]) -> Claim:
+    return Claim(
+        experiment="fig2",
+        claim="At the paper's own size and learning rate the lead lasts.",
+        paper="figure 2: 100 epochs",
+        measured="; ".join(_lead(pair) for pair in pairs if pair.both) or "no epoch yet",
+        verdict=all_or_some([_has_lasted(pair) for pair in pairs]) if all(map(_is_decided, pairs)) else "not decided",
+        key="; ".join(f"{len(pair.both)} of {epochs(pair.linear)} epochs done" for pair in pairs),
+        how=f"holds where Linear Backprop's test accuracy is the higher after {MOST:.0%} of the epochs asked for at "
+        "least, at every setting; partly where at some; not decided while epochs to come can turn it",
+    )
+
+
+def _lead(pair: _Pair) -> str:
+    won = sum(other > one for one, other in pair.both)
+    one, other = pair.both[-1]
+    return (
+        f"{pair.name}: ahead after {won} of {len(pair.both)} epochs so far; after epoch {len(pair.both)} {other:.1%} "
+        f"against {one:.1%}"
+    )
+
+
+def _has_lasted(pair: _Pair) -> bool:
+    return sum(other > one for one, other in pair.both) >= MOST * epochs(pair.linear)
+
+
+def _is_decided(pair: _Pair) -> bool:
+    """Whether the epochs to come cannot turn it; a run that has ended has none."""
+    lost = sum(other <= one for one, other in pair.both)
+    ended = all(run.record["status"] != "unfinished" for run in (pair.backprop, pair.linear))
+    return ended or _has_lasted(pair) or lost > (1 - MOST) * epochs(pair.linear)
+
+
+def _table(runs: Sequence[Run]) -> Table:
+    columns = ("network", "rule", "learning rate", "l2", "epochs", "train loss", "test accuracy", "best", "state")
+    order = sorted(runs, key=lambda run: (variant(run), -learning_rate(run), penalty(run), run.config["rule"]))
+    return Table(columns, tuple(map(_row, order)))
+
+
+def _row(run: Run) -> tuple[str, ...]:
+    last = run.metrics[-1]
+    return (
+        variant(run),
+        rule_name(run.config["rule"]),
+        f"{learning_rate(run):g}",
+        f"{penalty(run):g}",
+        f"{len(run.metrics)} of {epochs(run)}",
+        "diverged" if last["train_loss"] is None else f"{last['train_loss']:.3f}",
+        f"{last['test_accuracy']:.1%}",
+        f"{max(line['test_accuracy'] for line in run.metrics):.1%}",
+        run.record["status"],
+    )

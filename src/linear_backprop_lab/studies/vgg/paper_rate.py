@@ -1,0 +1,102 @@
+"""The section on the paper's learning rate: VGG19 with tanh, for longer than the sweep takes at a small scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from linear_backprop_lab.records import Run
+from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
+from linear_backprop_lab.studies.images.choices import (
+    CHOICE_COLUMNS,
+    choice_rows,
+    comparisons,
+    linear_is_ahead,
+    under_both,
+)
+from linear_backprop_lab.studies.images.seeds import Seeds, both_seeds, draw_seeds
+from linear_backprop_lab.studies.images.settings import Networks, epochs, fullest, scale, swept, variants
+from linear_backprop_lab.studies.images.sweep import PAPER_SIZE
+
+from .figure4 import MOST
+
+
+def paper_rate(runs: Sequence[Run]) -> Section:
+    """The section, from complete runs of the experiment `paper-rate`, at least one."""
+    members = fullest(runs)
+    networks = variants(members)
+    compared = under_both(networks)
+    rows = [row for name, each in networks.items() for row in choice_rows(name, swept(each))]
+    figures = {name: _curves(name, each) for name, each in compared.items()}
+    return Section(
+        id="paper-rate",
+        title="The paper's learning rate: VGG19 with tanh at 0.001",
+        asked="The paper's learning rates end at 0.001, where those of the small sweep begin: few steps want larger "
+        "ones. Is Linear Backprop, whose gradients are longer, ahead at a rate as small as the paper's, and for how "
+        "long? " + scale(members),
+        figures=tuple(figures.values()),
+        claims=(_ahead(compared), _keeps_ahead(compared)) if compared else (),
+        table=Table(CHOICE_COLUMNS, tuple(rows)),
+        rerun="linear-backprop reproduce paper-rate --scale cpu",
+        finding=_finding(compared) if compared else "",
+        headline=figures.get("with batch norm"),
+    )
+
+
+def _finding(networks: Networks) -> str:
+    leads = "; ".join(f"{name} {_leads(runs)}" for name, runs in reversed(networks.items()))
+    return f"At the paper's learning rate of {PAPER_SIZE.learning_rates[0]:g}, {leads}."
+
+
+def _leads(runs: Sequence[Run]) -> str:
+    """Which rule does, whatever way the penalty is chosen, and the means over seeds."""
+    each = comparisons(runs)
+    directions = {outcome for comparison in each for outcome in comparison.outcomes}
+    linear, backprop = (seeds.described() for seeds in reversed(each[-1].seeds))
+    if directions == {1}:
+        return f"Linear Backprop leads, {linear} test accuracy against Backprop's {backprop}"
+    if directions == {-1}:
+        return f"Backprop leads, {backprop} against Linear Backprop's {linear}"
+    return f"neither leads throughout, {linear} under Linear Backprop and {backprop} under Backprop"
+
+
+def _curves(name: str, runs: Sequence[Run]) -> Figure:
+    return Figure(
+        f"Test accuracy at learning rate 0.001: tanh, {name}",
+        "Each rule at the l2 penalty with the best test accuracy at any epoch, as the paper chooses; a curve a seed.",
+        draw_seeds(both_seeds(runs, "test"), "test accuracy", salt=f"paper-rate-{name}"),
+    )
+
+
+def _ahead(networks: Networks) -> Claim:
+    return linear_is_ahead(
+        networks,
+        experiment="paper-rate",
+        claim="At the paper's learning rate Linear Backprop is ahead of Backprop, with tanh.",
+        paper="figure 2, at the best of learning rates of 0.001 and less",
+    )
+
+
+def _keeps_ahead(compared: Networks) -> Claim:
+    counts = {name: _epochs_ahead(*both_seeds(runs, "test")) for name, runs in compared.items()}
+    return Claim(
+        experiment="paper-rate",
+        claim="At the paper's learning rate Linear Backprop is ahead for most of training.",
+        paper="figure 2",
+        measured="; ".join(f"{name}: ahead after {won} of {judged} epochs" for name, (won, judged) in counts.items()),
+        verdict=all_or_some([won >= MOST * judged for won, judged in counts.values()]),
+        key="; ".join(f"{won} of {judged} epochs, {name}" for name, (won, judged) in counts.items()),
+        how="each rule at the l2 penalty that the test set chooses, seed by seed; holds where its test accuracy is the "
+        "higher after three quarters of the epochs at least, with and without batch normalization; partly where with "
+        "one of them; an epoch after divergence is behind",
+    )
+
+
+def _epochs_ahead(backprop: Seeds, linear: Seeds) -> tuple[int, int]:
+    """After how many epochs Linear Backprop's accuracy is the higher, and how many there are, over the seeds."""
+    pairs = list(zip(backprop.runs, linear.runs, strict=False))
+    won = sum(
+        other["test_accuracy"] > one["test_accuracy"]
+        for one_run, other_run in pairs
+        for one, other in zip(one_run.metrics, other_run.metrics, strict=False)
+    )
+    return won, sum(epochs(run) for run, _ in pairs)

@@ -1,0 +1,47 @@
+import shutil
+
+import pytest
+from lab.made_up import image_run, unfinished
+
+from linear_backprop_lab.records import read
+
+CURVE = [(2.3, 0.1), (2.2, 0.2)]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [image_run(tmp_path, rule, CURVE) for rule in ("Exact()", "Linear()")]
+
+
+def test_complete_and_unfinished_runs_are_told_apart(tmp_path, runs):
+    unfinished(runs[1])
+    found = read(tmp_path)
+    assert [run.folder for run in found.complete] == [runs[0].folder]
+    assert [run.folder for run in found.unfinished] == [runs[1].folder]
+    assert found.unfinished[0].record == {"status": "unfinished", "epochs": 2}
+    assert found.left_out == ()
+
+
+def test_every_file_is_read_once(tmp_path, runs):
+    run = next(run for run in read(tmp_path).complete if run.key == runs[0].key)
+    first = run.metrics, run.record, run.environment
+    shutil.rmtree(run.folder)
+    assert (run.metrics, run.record, run.environment) == first
+    assert [line["test_accuracy"] for line in run.metrics] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "record.json", "environment.json"])
+def test_a_changed_record_is_named_and_left_out(tmp_path, runs, name):
+    path = runs[0].folder / name
+    path.write_text(path.read_text().replace("0", "1", 1))
+    found = read(tmp_path)
+    assert [run.folder for run in found.complete] == [runs[1].folder]
+    ((folder, wrong),) = found.left_out
+    assert folder == runs[0].folder and (name in wrong)
+
+
+def test_what_was_set_aside_or_not_begun_is_no_record(tmp_path, runs):
+    runs[0].folder.rename(runs[0].folder.with_name(f"{runs[0].key}.broken-1"))
+    (tmp_path / "images" / ("0" * 12)).mkdir()
+    found = read(tmp_path)
+    assert len(found.complete) == 1 and found.unfinished == ()

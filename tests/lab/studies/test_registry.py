@@ -1,0 +1,36 @@
+import pickle
+
+import pytest
+
+from linear_backprop_lab.studies import EXPERIMENTS, Scale, UnknownExperimentError, job_for, jobs_of
+
+
+@pytest.fixture(autouse=True)
+def no_cifar(monkeypatch, tmp_path):
+    monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+@pytest.mark.parametrize("scale", Scale)
+def test_a_job_is_made_again_from_its_configuration_and_travels_light(tmp_path, experiment, scale):
+    jobs = jobs_of([experiment], tmp_path, scale, None, False)
+    assert len({job.run.key for job in jobs}) == len(jobs) > 0
+    kinds = {job.run.config["experiment"] for job in jobs}
+    # At the paper's scale those at its learning rate are runs of figure 4.
+    assert experiment.records in kinds or (experiment.name, scale, kinds) == ("paper-rate", Scale.PAPER, {"vgg19"})
+    for job in jobs:
+        again = job_for(tmp_path, job.run.config, None, False)
+        assert (again.run.folder, again.label, again.steps) == (job.run.folder, job.label, job.steps)
+        # No images: those of CIFAR-10 are 150 MB.
+        assert len(pickle.dumps(job)) < 10_000
+
+
+def test_runs_that_experiments_share_are_made_once(tmp_path):
+    jobs = jobs_of([EXPERIMENTS[0], EXPERIMENTS[0]], tmp_path, Scale.CPU, None, False)
+    assert len(jobs) == len(EXPERIMENTS[0].jobs(tmp_path, Scale.CPU, None, False))
+
+
+def test_records_of_an_unknown_kind_are_named(tmp_path):
+    with pytest.raises(UnknownExperimentError, match=r"no experiment makes records of 'fig9'; those made are of fig1,"):
+        job_for(tmp_path, {"experiment": "fig9"}, None, False)
