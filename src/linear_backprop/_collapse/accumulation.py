@@ -84,7 +84,7 @@ class Accumulation:
                     "a parameter was modified by an inplace operation inside accumulate(), after a micro-batch's "
                     "forward pass; step the optimizer after the block"
                 )
-            found = iter(group.step.found(group.wanted, group.total))
+            found = iter(group.step.found(group.wanted, group.step.over_workers(group.total)))
             for leaf, takes in zip(group.leaves, group.wanted.leaves, strict=True):
                 gradient = next(found) if takes else None
                 if gradient is not None:

@@ -185,7 +185,7 @@ class Analysis:
         if any(a in self.trace.carries for a in node.all_input_nodes if a is not nonlinearity.input):
             return "more than its first argument depends on the sample"
         if isinstance(self.trace.values[node][0], tuple):
-            return "it returns indices, which depend on the sample: call it without return_indices"
+            return "it returns indices, which depend on the sample"
         if nonlinearity.layer is not None:
             fault = proof.fault(node, _linear_map(nonlinearity, self.trace.values))
             return f"the map of {nonlinearity.layer!r}: {fault}" if fault else ""
@@ -230,8 +230,13 @@ class Analysis:
                 continue
             if self.selection.takes(self.places.path(node)):
                 above = any(node in self.trace.needed([n]) for n in activations if n is not node)
-                module = None if self.found[node] else self.places.module(node)
-                advice = advice_for(node, module, faults[node], above)
+                advice = advice_for(
+                    node,
+                    self.places.module(node),
+                    faults[node],
+                    follows_a_rule=self.found[node] is not None,
+                    activations_above=above,
+                )
                 raise CollapseError(f"{self.places.name(node)} cannot be collapsed: {advice}{user_line(node)}")
             raise CollapseError(
                 f"{self.places.name(node)} is not selected, but runs after {self.places.name(below[0])}, which is: "

@@ -5,20 +5,23 @@ from __future__ import annotations
 from torch import fx, nn
 
 from .._catalogue.not_elementwise import FUNCTIONS, row_of
-from .graph import function_of, name_of
+from .graph import function_of
 
 
-def advice_for(node: fx.Node, module: nn.Module | None, fault: str, activations_above: bool) -> str:
+def advice_for(
+    node: fx.Node, module: nn.Module | None, fault: str, *, follows_a_rule: bool, activations_above: bool
+) -> str:
     """The reason, and a remedy that works.
 
     Args:
         node: The operation.
-        module: Whose `forward` called it.
+        module: The module whose `forward` called it.
         fault: Why the proof failed.
-        activations_above: Whether activations run after it, so that what lies above it can be collapsed.
+        follows_a_rule: True if a rule governs it, and its call is at fault.
+        activations_above: True if activations run after it, so that what lies above it can be collapsed.
     """
-    if name_of(node).endswith("_with_indices"):
-        return _sentences("it returns indices, which depend on the sample", "call it without return_indices")
+    if follows_a_rule:
+        return _sentences(fault, "call it otherwise, or collapse only what lies above it (`where=`)")
     row = FUNCTIONS.get(function_of(node)) or (row_of(module) if module is not None else None)
     if row is not None:
         return _sentences(row.in_collapse.reason, row.in_collapse.remedy)

@@ -64,6 +64,8 @@ class CollapsedRunner:
         self.plan = Plan(analysis, rule)
         self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
+        if options.group is not None:
+            _require_one_map(self.plan)
         self.options = options
         graph = analysis.trace.module.graph
         self._placeholders = [node for node in graph.nodes if node.op == "placeholder"]
@@ -115,6 +117,8 @@ class LocalRunner:
         self.plan = Plan(analysis, rule.chain)
         self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
+        if options.group is not None:
+            _require_one_map(self.plan)
         self.whole = bool(analysis.ruled)
         if self.whole and self.plan.below:
             raise CollapseError(
@@ -163,6 +167,22 @@ class LocalRunner:
         nodes = {node for node in self.plan.module.graph.nodes if computes(node)}
         nonlinearities = [*self.plan.nonlinearities, *self.plan.analysis.ruled]
         return cut_piece(self.plan.module, self._placeholders, nodes, self._returned, nonlinearities)
+
+
+def _require_one_map(plan: Plan) -> None:
+    """Refuse what makes the map of every worker its own."""
+    for n, noting in zip(plan.nonlinearities, plan.noting, strict=True):
+        if noting.constants:
+            raise CollapseError(
+                f"{plan.analysis.places.name(n.node)} takes its statistics from each worker's own part of the batch, and "
+                f"aggregates cannot be summed under different ones: put it in eval mode, or leave out process_group"
+            )
+    for node in plan.leaves:
+        if node in plan.analysis.trace.carries:
+            raise CollapseError(
+                f"{plan.analysis.places.name(node)} mixes the samples of each worker's own part of the batch: leave out "
+                f"process_group"
+            )
 
 
 def run_what_is_under(plan: Plan, group: dist.ProcessGroup | None, values: dict[fx.Node, Any]) -> None:

@@ -98,6 +98,10 @@ class Step:
             self.values.clear()
         return total
 
+    def over_workers(self, total: Aggregates) -> Aggregates:
+        """The sums over all workers, where there are several."""
+        return total if self.group is None else total.over(self.group)
+
     def found(self, wanted: Wanted, total: Aggregates) -> list[Tensor | None]:
         """The gradients that are wanted: of the combinations of the inputs, then of the leaves."""
         plan = self.plan
@@ -197,6 +201,7 @@ class _Collapsed(torch.autograd.Function):
         if ctx.accumulation is not None:
             ctx.accumulation.take(step, wanted, total, list(sources[count:]))
             return (*nothing, *[None] * len(sources))
+        total = step.over_workers(total)
         found = iter(step.found(wanted, total))
         gradients = [next(found) if each else None for each in takes]
         for index, (n, z) in enumerate(zip(plan.samples, sources, strict=False)):
