@@ -23,7 +23,6 @@ from .layout import Layout
 from .remedies import advice_for
 from .trace import Trace
 
-
 _MAP_OF = "the map of"
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from .._conversion.convert import convert
 from .._conversion.patch import plain_copy
 from .._conversion.where import Where
-from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule
 from ._gradients import LossFn, gradients_of
 
@@ -56,11 +55,6 @@ def gradient_alignment(
             not a scalar.
         ConversionError: As in `convert`.
     """
-    if loss_fn is not None and not callable(loss_fn):
-        raise LinearBackpropError(
-            f"loss_fn must be a function of the model's output, got a {type(loss_fn).__name__}; with a target y, give "
-            f"loss_fn=lambda output: criterion(output, y)"
-        )
     ruled = plain_copy(model)
     convert(ruled, rule, where)
     true = gradients_of(plain_copy(model), inputs, loss_fn)

@@ -22,8 +22,13 @@ def gradients_of(model: nn.Module, inputs: Tensor | tuple[Any, ...], loss_fn: Lo
         loss_fn: From the model's output to a scalar; by default the mean of its squares, halved.
 
     Raises:
-        LinearBackpropError: No parameter requires grad, or the loss is not a scalar.
+        LinearBackpropError: No parameter requires grad, `loss_fn` is no function, or the loss is not a scalar.
     """
+    if loss_fn is not None and not callable(loss_fn):
+        raise LinearBackpropError(
+            f"loss_fn must be a function of the model's output, got a {type(loss_fn).__name__}; with a target y, give "
+            f"loss_fn=lambda output: criterion(output, y)"
+        )
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not named:
         raise LinearBackpropError("the model has no parameter that requires grad; there is no gradient to compare")
