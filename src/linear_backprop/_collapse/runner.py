@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -64,6 +64,8 @@ class CollapsedRunner:
         self.plan = Plan(analysis, rule)
         self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
+        if options.compiled:
+            self.plan.forward = replace(self.plan.forward, module=torch.compile(self.plan.forward.module))
         if options.group is not None:
             _require_one_map(self.plan)
         self.options = options
