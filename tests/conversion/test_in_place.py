@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import linear_backprop as lb
 from linear_backprop._catalogue.activations import FORMS
 
+IN_PLACE = [case for case in CASES if case.in_place and "prelu" not in case.label]
 by_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 
 
@@ -88,7 +89,7 @@ def test_the_same_tensor_comes_back(rule: lb.BackwardRule):
 
 
 @by_rule
-@pytest.mark.parametrize("form", [case for case in CASES if case.in_place and "prelu" not in case.label], ids=lambda case: case.label)
+@pytest.mark.parametrize("form", IN_PLACE, ids=lambda case: case.label)
 def test_in_place_is_what_it_is_out_of_place_for_readers_before_and_after(rule: lb.BackwardRule, form: Case):
     """Against the same graph with the activation out of place, in which nothing is overwritten."""
     out_of_place = partial(FORMS[form.function].out_of_place)
