@@ -350,6 +350,8 @@ def test_an_in_place_activation_may_follow(form: Form):
 
 @by_kind
 def test_compile_whole_graph(form: Form):
+    if form.function.__module__ == "torch._C._nn":
+        pytest.skip("compiled code does not show a block the calls of kernels")
     torch.compiler.reset()
     x = form.input()
     g = torch.randn(form.run(x).shape, dtype=x.dtype)

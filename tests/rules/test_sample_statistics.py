@@ -131,7 +131,7 @@ def test_modules_convert_and_collapse_refuses_them(module: nn.Module):
     assert conversion.changed[0].rule == RULE
     assert not torch.allclose(got, exact)
     with pytest.raises(lb.CollapseError, match=rf"{type(module).__name__} at '0' cannot be collapsed"):
-        lb.collapse(model, layers=lb.LINEAR_LAYERS)
+        lb.collapse(model, layers=lb.LINEAR_LAYERS)(x)
 
 
 @by_case

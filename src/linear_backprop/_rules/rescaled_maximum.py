@@ -21,10 +21,12 @@ from .rule import Arguments, LayerRule
 
 _WITH_INDICES = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 _ADAPTIVE_WITH_INDICES = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+# Kernels of adaptive pooling return indices, too.
 _ALWAYS_WITH_INDICES = frozenset(
     function
     for function in AveragedMaximum.arguments
-    if function is torch.adaptive_max_pool1d or function.__name__.endswith("_with_indices")
+    if function.__name__.removesuffix(".default").endswith("_with_indices")
+    or (function.__name__.startswith("adaptive") and function not in _ADAPTIVE_WITH_INDICES)
 )
 
 
