@@ -104,7 +104,7 @@ class _Emit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, h: Tensor, slope: Tensor | None) -> Tensor:
         ctx.slope = slope
-        return h.detach()
+        return h.clone()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
