@@ -18,7 +18,7 @@ def _as_it_is(model: nn.Module) -> nn.Module:
 
 _METHODS: dict[str, Method] = {
     "backprop": _as_it_is,
-    "linear": lb.collapse,
+    "linear": partial(lb.collapse, always=True),
     "local-linear": partial(lb.collapse, rule=lb.LocallyExact(lb.Linear())),
     "local-mean": partial(lb.collapse, rule=lb.LocallyExact(lb.MeanLinear())),
 }
@@ -38,4 +38,4 @@ def method_named(name: str) -> Method:
     kind, _, path = name.partition(":")
     if kind != _ABOVE or not path:
         raise ValueError(f"no method is named {name!r}; use {', '.join(_METHODS)}, {_ABOVE}:<path>")
-    return partial(lb.collapse, where=lb.after(path))
+    return partial(lb.collapse, where=lb.after(path), always=True)
