@@ -114,7 +114,6 @@ class Analysis:
         ruled: Those of the values that no sample reaches, which follow their rules in the ordinary graph.
         outputs: The differentiable outputs.
         layouts: Where the nodes above keep their samples.
-        crossing: The nodes below whose values are read above, in order.
     """
 
     def __init__(self, trace: Trace, selection: Selection) -> None:
@@ -131,12 +130,6 @@ class Analysis:
         self.layouts = self._positions_or(proof)
         self._require_outputs()
         self._require_order()
-
-    @property
-    def crossing(self) -> list[fx.Node]:
-        """The nodes below whose values are read above."""
-        read = {a for node in self.parts if self._is_above(node) for a in node.all_input_nodes}
-        return [n for n in self.trace.module.graph.nodes if n in read and self.parts.get(n) is Part.BELOW]
 
     def is_number_of_samples(self, node: fx.Node) -> bool:
         """Whether a node is a number read off samples, their shape for example."""
