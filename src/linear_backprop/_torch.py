@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed as BackendCompilerFailed
 from torch._dynamo.exc import FailOnRecompileLimitHit as FailOnRecompileLimitHit
 from torch._dynamo.exc import TorchDynamoException as TorchDynamoException
+from torch._guards import TracingContext
 from torch._ops import HigherOrderOperator as HigherOrderOperator
 from torch.autograd import forward_ad
 from torch.fx.experimental import _config as _symbolic_shapes
@@ -46,9 +47,35 @@ ENTER_AUTOCAST: Function = torch.amp.autocast_mode._enter_autocast
 EXIT_AUTOCAST: Function = torch.amp.autocast_mode._exit_autocast
 
 
-def counts_samples(tensor: Tensor) -> None:
-    """Tell Dynamo that the first dimension of a tensor differs from call to call."""
-    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+_MARK = "_dynamo_weak_dynamic_indices"
+
+
+@contextmanager
+def counting_samples(tensors: Sequence[Tensor]) -> Generator[None]:
+    """A context in which Dynamo knows that the first dimension of these tensors differs from call to call."""
+    marked = [x for x in tensors if not hasattr(x, _MARK)]
+    for x in marked:
+        torch._dynamo.maybe_mark_dynamic(x, 0)
+    try:
+        yield
+    finally:
+        for x in marked:
+            delattr(x, _MARK)
+
+
+def size_guards() -> list[Any]:
+    """What the graph that Dynamo is handing over takes for granted of its symbolic sizes: SymPy expressions.
+
+    But for what only chooses among a convolution's kernels.
+    """
+    context = TracingContext.get()
+    shapes = context.fake_mode.shape_env if context.fake_mode is not None else None
+    return [] if shapes is None else [g.expr for g in shapes.guards if " in conv)" not in str(g.sloc)]
+
+
+def size_expression(size: Any) -> Any:
+    """A size, or a number made of sizes, as SymPy has it; a plain number as it is."""
+    return size.node.expr if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)) else size
 
 
 def one_is_a_size_like_others() -> AbstractContextManager[Any]:

@@ -20,14 +20,18 @@ class _Group:
 
     step: Step
     wanted: Wanted
-    leaves: list[Tensor]
-    versions: list[int]
+    states: list[tuple[int, int]]
     total: Aggregates
 
-    def has(self, step: Step, wanted: Wanted, leaves: list[Tensor], versions: list[int]) -> bool:
-        """True if another micro-batch belongs to it."""
-        same = step.plan is self.step.plan and wanted == self.wanted and step.autocast == self.step.autocast
-        return same and versions == self.versions and all(a is b for a, b in zip(leaves, self.leaves, strict=True))
+    def takes(self, step: Step, wanted: Wanted) -> bool:
+        """Whether another micro-batch belongs to it."""
+        return (
+            step.plan is self.step.plan
+            and wanted == self.wanted
+            and step.autocast == self.step.autocast
+            and all(a is b for a, b in zip(step.connected, self.step.connected, strict=True))
+            and _states(step.leaves) == self.states
+        )
 
 
 class Accumulation:
@@ -35,17 +39,27 @@ class Accumulation:
 
     Micro-batches are added up that have their graph, their leaves and what takes gradients in common: one group, as a
     rule. Where weights are made anew in each forward pass (a parametrization), each micro-batch is one of its own.
+
+    Attributes:
+        is_open: Whether the block is.
     """
 
     def __init__(self) -> None:
-        self.groups: list[_Group] = []
+        self.is_open = True
+        self._groups: list[_Group] = []
 
-    def take(self, step: Step, wanted: Wanted, total: Aggregates, leaves: list[Tensor]) -> None:
+    def take(self, step: Step, wanted: Wanted, total: Aggregates) -> None:
         """Add one micro-batch's aggregates.
 
         Raises:
-            LinearBackpropError: Every micro-batch has a linear map of its own, or the inputs take gradients.
+            LinearBackpropError: The block is closed, every micro-batch has a linear map of its own, or the inputs take
+                gradients.
         """
+        if not self.is_open:
+            raise LinearBackpropError(
+                "backward() of a forward pass inside accumulate(), after the block: call it inside, or run the "
+                "model again"
+            )
         if any(constants for _, constants in step.noted):
             raise LinearBackpropError(
                 "every micro-batch has its own statistics under ConstantStatistics(): call backward() for each "
@@ -56,18 +70,11 @@ class Accumulation:
                 "an input requires grad, and inside accumulate() inputs get no gradient: detach() it, or call "
                 "backward() without accumulate()"
             )
-        versions = [version_of(leaf) for leaf in leaves]
-        for group in self.groups:
-            same = all(a is b for a, b in zip(group.leaves, leaves, strict=False)) and group.versions == versions
-            if (
-                same
-                and group.step.plan is step.plan
-                and group.wanted == wanted
-                and group.step.autocast == step.autocast
-            ):
+        for group in self._groups:
+            if group.takes(step, wanted):
                 group.total = group.total + total
                 return
-        self.groups.append(_Group(step, wanted, leaves, versions, total))
+        self._groups.append(_Group(step, wanted, _states(step.leaves), total))
 
     def finish(self) -> None:
         """Add the gradients to what they belong to.
@@ -75,17 +82,17 @@ class Accumulation:
         Raises:
             LinearBackpropError: There are none.
         """
-        if not self.groups:
+        if not self._groups:
             raise LinearBackpropError("no backward pass ran inside accumulate(); call loss.backward() in it")
         sums: dict[Tensor, Tensor] = {}
-        for group in self.groups:
-            if [version_of(leaf) for leaf in group.leaves] != group.versions:
+        for group in self._groups:
+            if _states(group.step.leaves) != group.states:
                 raise RuntimeError(
                     "a parameter was modified by an inplace operation inside accumulate(), after a micro-batch's "
                     "forward pass; step the optimizer after the block"
                 )
             found = iter(group.step.found(group.wanted, group.step.over_workers(group.total)))
-            for leaf, takes in zip(group.leaves, group.wanted.leaves, strict=True):
+            for leaf, takes in zip(group.step.connected, group.wanted.leaves, strict=True):
                 gradient = next(found) if takes else None
                 if gradient is not None:
                     sums[leaf] = sums[leaf] + gradient if leaf in sums else gradient
@@ -94,3 +101,8 @@ class Accumulation:
             leaf.grad = sums[leaf] if leaf.grad is None else leaf.grad + sums[leaf]
             del sums[leaf]
         torch.autograd.backward(list(sums), list(sums.values()))
+
+
+def _states(leaves: list[Tensor]) -> list[tuple[int, int]]:
+    """What tells whether one of them was modified."""
+    return [(version_of(leaf), leaf.data_ptr()) for leaf in leaves]

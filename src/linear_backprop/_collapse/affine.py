@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from .._torch import HigherOrderOperator, version_of
 from .graph import name_of, run_node, tensors_of
 from .layout import Form, Layout, candidates, of_positions
-from .trace import SIZES, Trace
+from .trace import Trace
 
 Operation = Callable[[Mapping[fx.Node, Any]], Any]
 Values = dict[fx.Node, Any]
@@ -38,12 +39,37 @@ def _of_many_sizes(z: Tensor) -> Tensor:
     return z * 10 ** (6 * torch.rand(z.shape, generator=torch.Generator().manual_seed(0), dtype=z.dtype) - 3)
 
 
+def _small(z: Tensor) -> Tensor:
+    return _of_many_sizes(z) * 1e-9
+
+
 def _large(z: Tensor) -> Tensor:
-    return z * 1e9
+    return z * 1e30
 
 
 # A kink may lie far from zero, or two pieces meet where a sample is small.
-_SCALES: tuple[Callable[[Tensor], Tensor], ...] = (_as_drawn, _of_many_sizes, _large)
+_SCALES: tuple[Callable[[Tensor], Tensor], ...] = (_as_drawn, _of_many_sizes, _small, _large)
+
+
+def _not_a_number(z: Tensor) -> Tensor:
+    return torch.full_like(z, torch.nan)
+
+
+def _shifted(k: Tensor) -> Tensor:
+    return ~k if k.dtype == torch.bool else k + 1
+
+
+def _reversed(k: Tensor) -> Tensor:
+    return k.flip(tuple(range(k.dim())))
+
+
+def _of_small_numbers(k: Tensor) -> Tensor:
+    return torch.randint(-3, 4, k.shape, generator=torch.Generator().manual_seed(0)).to(k)
+
+
+# Integers and masks that are no samples may be others tomorrow; a device other than the CPU fails for good on an index
+# that is out of range.
+_INTEGERS: tuple[Callable[[Tensor], Tensor], ...] = (_reversed, _shifted, _of_small_numbers)
 
 
 class Proof:
@@ -62,9 +88,10 @@ class Proof:
         self.trace, self.positions = trace, positions
         self.layouts: dict[fx.Node, list[Layout | None]] = {}
         self.alike: set[fx.Node] = set()
+        self._proved: dict[Any, tuple[fx.Node, str]] = {}
         count = torch.Size(positions).numel()
         weights = torch.randn(
-            *(SIZES[1] * count, SIZES[0] * count), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            *(trace.sizes[1] * count, trace.sizes[0] * count), generator=torch.Generator().manual_seed(0), dtype=torch.float64
         )
         self._weights = weights + (1 - weights.sum(1, keepdim=True)) / weights.shape[1]
 
@@ -86,13 +113,39 @@ class Proof:
         """
         if isinstance(node.target, HigherOrderOperator):
             return "it has a backward pass of its own, or runs code that depends on the sample"
-        run = operation or (lambda values: run_node(node, values, self.trace.module))
+        if operation is not None:
+            return self._attempted(node, operation)
+        signature = self._signature(node)
+        if signature not in self._proved:
+            self._proved[signature] = node, self._attempted(node, lambda v: run_node(node, v, self.trace.module))
+        like, fault = self._proved[signature]
+        if like is not node and not fault:
+            self.layouts[node] = self.layouts[like]
+            if like in self.alike:
+                self.alike.add(node)
+        return fault
+
+    def _attempted(self, node: fx.Node, run: Operation) -> str:
         for dtype in (torch.float64, None):  # some operations exist in the model's own precision alone
             try:
                 return _Attempt(self, node, run, dtype).fault()
             except Exception as error:
                 failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
         return f"it cannot be run by itself ({failure})"
+
+    def _signature(self, node: fx.Node) -> Any:
+        """What the proof of an operation depends on; the node itself where that is its effects, or values."""
+        described: dict[fx.Node, Any] = {}
+        for arg in node.all_input_nodes:
+            tensors = [t for value in self.trace.values[arg] for t in tensors_of(value)]
+            if not all(_is_inexact(t) for t in tensors) or not all(isinstance(v, Tensor) for v in self.trace.values[arg]):
+                return node
+            carries = arg in self.trace.carries
+            forms = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors]
+            described[arg] = carries, arg in self.alike, repr(self.layouts[arg]) if carries else "", repr(forms)
+        if node in self.trace.overwrites or not described:
+            return node
+        return node.op, node.target, repr(fx.map_arg((node.args, node.kwargs), described.__getitem__)), len(set(described))  # pyright: ignore
 
     def pairs(self, node: fx.Node) -> list[tuple[Tensor, Tensor]]:
         first, second = map(tensors_of, self.trace.values[node])
@@ -101,8 +154,8 @@ class Proof:
     def _options(self, first: Tensor, second: Tensor) -> list[Layout]:
         """The layouts that the shapes of a tensor in the two runs allow."""
         if not self.positions:
-            return list(candidates(first.shape, second.shape, SIZES))
-        found = [of_positions(t.shape, size, self.positions) for t, size in zip((first, second), SIZES, strict=True)]
+            return list(candidates(first.shape, second.shape, self.trace.sizes))
+        found = [of_positions(t.shape, size, self.positions) for t, size in zip((first, second), self.trace.sizes, strict=True)]
         return [found[0]] if found[0] is not None and found[0] == found[1] else []
 
     def fitting(self, first: Tensor, second: Tensor) -> list[Layout | None]:
@@ -117,6 +170,25 @@ class Proof:
         rows = layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
         mixed = self._weights.to(rows) @ rows
         return layout.like(mixed if _is_inexact(z) else mixed.round(), Form.of(z)._replace(shape=like.shape))
+
+
+class _Run(NamedTuple):
+    """What an operation made of random samples.
+
+    Attributes:
+        results: What it returned, then what it overwrote.
+        written: Where the latter keep their samples.
+        gradients: Of the samples, for one and the same cotangents.
+    """
+
+    results: list[Tensor]
+    written: list[Layout | None]
+    gradients: Sequence[Tensor | None]
+
+    def has_gradients_of(self, other: _Run) -> bool:
+        """Whether its backward pass is another's."""
+        pairs = zip(self.gradients, other.gradients, strict=True)
+        return all(a is b if a is None or b is None else _close(a, b, b) for a, b in pairs)
 
 
 @dataclass
@@ -149,29 +221,61 @@ class _Attempt:
         if any(not _is_inexact(t) for arg in self.varied for t in tensors_of(self.values[arg])):
             return "it reads integers of the samples, indices or a mask, which cannot be combined"
         shapes = [first.shape for first, _ in self.proof.pairs(self.node)]
-        devices = {t.device for pair in self.values.values() for t in tensors_of(pair) if t.is_cuda}
+        self.devices = {t.device for pair in self.values.values() for t in tensors_of(pair) if t.is_cuda}
         chosen: list[Layout | None] | None = None
-        with torch.random.fork_rng(list(devices)):
+        runs: list[_Run] = []
+        with torch.random.fork_rng(list(self.devices)):
             for scale in _SCALES:
-                before = _random_state(devices)
-                with torch.no_grad():
-                    (first, written), (second, _) = self._results(0, scale), self._results(1, scale)
-                if before != _random_state(devices):
+                before = _random_state(self.devices)
+                run, second = self._run_backward(scale), self._results(1, scale)[0]
+                if before != _random_state(self.devices):
                     return "it is random, and draws other numbers for every sample"
-                if [t.shape for t in first[: len(shapes)]] != shapes:
+                if [t.shape for t in run.results[: len(shapes)]] != shapes:
                     return "its shapes depend on the values"
-                if scale is _large and any(t.dtype == torch.float16 for t in first):
+                if scale is _large and any(t.dtype == torch.float16 for t in run.results):
                     continue
-                found = self._fitting(first, second, written)
+                found = self._fitting(run.results, second, run.written)
                 if not found or (chosen is not None and found != chosen):
                     return _NOT_AFFINE
                 chosen = found
-            if not self._has_one_backward_pass():
+                runs.append(run)
+            if not all(run.has_gradients_of(runs[0]) for run in runs):
                 return "its backward pass depends on the sample"
+            if not self._keeps_what_is_not_a_number(*runs[:2]):
+                return "it replaces what is not a number, which is all that is combined with it"
+            if not self._is_affine_for_other_integers():
+                return "it is affine in each sample for some values of its integers only"
         assert chosen is not None
         self.proof.layouts[self.node] = chosen[: len(shapes)]
         self._note_what_is_alike()
         return ""
+
+    def _keeps_what_is_not_a_number(self, run: _Run, other: _Run) -> bool:
+        """Whether a NaN in the samples reaches whatever depends on them."""
+        results, _ = self._results(0, _not_a_number)
+        return not any(
+            _is_inexact(c) and (c.shape != a.shape or (~c.isnan())[a != b].any())
+            for a, b, c in zip(run.results, other.results, results, strict=True)
+        )
+
+    def _is_affine_for_other_integers(self) -> bool:
+        """Whether it stays affine when its integers and masks are others, those that it takes."""
+        given = self.others
+        if not any(not _is_inexact(t) for pair in given.values() for t in tensors_of(pair[0])):
+            return True
+        try:
+            for changed in _INTEGERS[: 1 if self.devices else None]:
+                change = partial(_integers_changed, changed)
+                self.others = {arg: tuple(map(change, pair)) for arg, pair in given.items()}  # pyright: ignore
+                try:
+                    (first, written), (second, _) = self._results(0, _as_drawn), self._results(1, _as_drawn)
+                except Exception:  # not those
+                    continue
+                if not self._fitting(first, second, written):
+                    return False
+        finally:
+            self.others = given
+        return True
 
     def _note_what_is_alike(self) -> None:
         trace, alike = self.proof.trace, self.proof.alike
@@ -198,10 +302,12 @@ class _Attempt:
 
     def _results(self, which: int, scale: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], list[Layout | None]]:
         """What the operation makes of random samples, then of their mixtures; and what it overwrites of them."""
-        state = self.generator.get_state()
-        drawn = {arg: self._drawn(arg, scale)[which] for arg in self.samples}
-        self.generator.set_state(state)
-        return self._ran(which, drawn)
+        with torch.no_grad():
+            return self._ran(which, self._all_drawn(which, scale))
+
+    def _all_drawn(self, which: int, scale: Callable[[Tensor], Tensor]) -> Values:
+        self.generator.manual_seed(0)
+        return {arg: self._drawn(arg, scale)[which] for arg in self.samples}
 
     def _ran(self, which: int, samples: Values) -> tuple[list[Tensor], list[Layout | None]]:
         others = {arg: _copied(pair[which]) for arg, pair in self.others.items()}
@@ -216,27 +322,26 @@ class _Attempt:
         extra = [(t, layout) for t, layout in written if all(t is not other for other in returned)]
         return returned + [t for t, _ in extra], [layout for _, layout in extra]
 
-    def _has_one_backward_pass(self) -> bool:
-        found: list[Sequence[Tensor | None]] = []
-        for scale in _SCALES[:2]:
-            leaves: list[Tensor] = []
+    def _run_backward(self, scale: Callable[[Tensor], Tensor]) -> _Run:
+        leaves: list[Tensor] = []
 
-            def begun(t: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
-                if not _is_inexact(t):
-                    return t
-                leaves.append(t.requires_grad_())
-                return t * 1
+        def begun(t: Tensor) -> Tensor:
+            if not _is_inexact(t):
+                return t
+            leaves.append(t.requires_grad_())
+            return t * 1
 
-            with torch.enable_grad():
-                drawn = {arg: self._drawn(arg, scale)[0] for arg in self.samples}
-                drawn |= {arg: tree_map_only(Tensor, begun, drawn[arg]) for arg in self.varied}
-                results = [t for t in self._ran(0, drawn)[0] if t.requires_grad]
-            if not results or not leaves:
-                return True
+        with torch.enable_grad():
+            drawn = self._all_drawn(0, scale)
+            drawn |= {arg: tree_map_only(Tensor, begun, drawn[arg]) for arg in self.varied}
+            returned, written = self._ran(0, drawn)
+        results = [t for t in returned if t.requires_grad]
+        gradients: Sequence[Tensor | None] = ()
+        if results and leaves:
             fixed = torch.Generator().manual_seed(1)
             cotangents = [torch.randn(t.shape, generator=fixed, dtype=torch.float64).to(t) for t in results]
-            found.append(torch.autograd.grad(results, leaves, cotangents, allow_unused=True))
-        return all(a is b if a is None or b is None else _close(a, b, b) for a, b in zip(*found, strict=True))
+            gradients = torch.autograd.grad(results, leaves, cotangents, allow_unused=True)
+        return _Run([t.detach() for t in returned], written, gradients)
 
     def _drawn(self, arg: fx.Node, scale: Callable[[Tensor], Tensor]) -> tuple[Any, Any]:
         """Random samples in place of a node's, and mixtures of them; the same whenever they are alike."""
@@ -296,6 +401,10 @@ def _is_inexact(t: Tensor) -> bool:
 
 def _copied(value: Any) -> Any:
     return tree_map_only(Tensor, lambda t: t.detach().clone(), value)
+
+
+def _integers_changed(changed: Callable[[Tensor], Tensor], value: Any) -> Any:
+    return tree_map_only(Tensor, lambda t: t if _is_inexact(t) else changed(t), value)
 
 
 def _random_state(devices: set[torch.device]) -> list[list[int]]:

@@ -21,6 +21,7 @@ from .affine import Proof
 from .graph import computes, function_of, tensors_of, user_line
 from .layout import Layout
 from .remedies import advice_for
+from .sizes import BatchSize
 from .trace import Trace
 
 _MAP_OF = "the map of"
@@ -32,6 +33,11 @@ class Part(enum.Enum):
     ONCE = "does not depend on the samples: computed once, in the ordinary graph"
     BELOW = "below the collapsed part: runs as it is, with its true derivatives"
     ABOVE = "collapsed"
+
+    @property
+    def rank(self) -> int:
+        """The parts run in this order."""
+        return list(Part).index(self)
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class Analysis:
 
     Args:
         trace: The trace.
+        size: The number of samples.
         selection: What follows which rule.
 
     Attributes:
@@ -116,7 +123,8 @@ class Analysis:
         layouts: Where the nodes above keep their samples.
     """
 
-    def __init__(self, trace: Trace, selection: Selection) -> None:
+    def __init__(self, trace: Trace, size: BatchSize, selection: Selection) -> None:
+        self.size = size
         self.trace, self.selection, self.places = trace, selection, trace.places
         self.outputs = trace.differentiable
         self.needed = trace.needed(self.outputs)
@@ -173,6 +181,8 @@ class Analysis:
         nonlinearity = self.found[node]
         if node not in self.needed:
             return ""
+        if not all(self.size.proportional(n, self.trace.values[n]) for n in (node, *node.all_input_nodes)):
+            return "it depends on the number of samples, and not in proportion"
         if nonlinearity is None:
             written = self.trace.overwrites.get(node, set())
             once = [a for a in node.all_input_nodes if a not in self.trace.carries and self.trace.storages(a) & written]
@@ -198,6 +208,11 @@ class Analysis:
         parts |= {
             node: Part.ONCE for node in trace.module.graph.nodes if node not in parts and node not in self._numbers
         }
+        order = {node: i for i, node in enumerate(trace.module.graph.nodes)}
+        for node, storages in trace.overwrites.items():  # a counter is advanced after whoever reads it
+            if node in parts and node not in self.needed:
+                readers = [n for n in parts if order[n] < order[node] and self._touches(n, storages)]
+                parts[node] = max((parts[n] for n in (node, *readers)), key=lambda part: part.rank)
         return parts
 
     def _numbers_of_samples(self) -> set[fx.Node]:
@@ -219,7 +234,7 @@ class Analysis:
         if self.selection.selects is not None and not chosen:
             names = ", ".join(map(self.places.name, activations))
             raise CollapseError(f"`where` selects none of the activations: {names or 'none'}")
-        for node in order:
+        for node in order if faults else ():
             below = [n for n in chosen if n is not node and n in self.trace.needed([node])]
             if node not in faults or (self.selection.selects is not None and not below):
                 continue
@@ -264,22 +279,26 @@ class Analysis:
                 )
 
     def _require_order(self) -> None:
-        """Refuse graphs in which the parts, run one after the other, would read what is not there yet."""
+        """Refuse graphs in which the parts, run one after the other, would read what is not there yet or no more."""
         order = {node: i for i, node in enumerate(self.trace.module.graph.nodes)}
-        rank = {Part.ONCE: 0, Part.BELOW: 1, Part.ABOVE: 2}
         for node, storages in self.trace.overwrites.items():
-            for other in order:
-                reads = computes(other) and any(self.trace.storages(a) & storages for a in other.all_input_nodes)
-                if not reads or node not in self.parts or other not in self.parts or order[other] <= order[node]:
+            if node not in self.parts:
+                continue
+            for other in self.parts:
+                if other is node or not self._touches(other, storages):
                     continue
+                later, ranks = order[other] > order[node], self.parts[other].rank - self.parts[node].rank
                 layer = (n := self.found.get(other)) is not None and n.layer is not None
-                if rank[self.parts[other]] < rank[self.parts[node]] or (
-                    self.parts[node] is Part.ABOVE and other in self.needed and not layer and self._is_foreign(node)
-                ):
+                combined = self.parts[node] is Part.ABOVE and later and other in self.needed and not layer
+                if (ranks < 0 if later else ranks > 0) or (combined and self._is_foreign(node)):
                     raise CollapseError(
                         f"{self.places.name(node)} overwrites what {self.places.name(other)} reads: write it "
-                        f"out of place"
+                        f"out of place{user_line(node)}"
                     )
+
+    def _touches(self, node: fx.Node, storages: set[int]) -> bool:
+        """Whether an operation reads or writes any of some storages."""
+        return computes(node) and any(self.trace.storages(a) & storages for a in node.all_input_nodes)
 
     def _is_foreign(self, node: fx.Node) -> bool:
         """Whether a node overwrites a tensor that is not of the samples."""

@@ -15,38 +15,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from .._errors import CollapseError
 from .._torch import (
     BackendCompilerFailed,
     FailOnRecompileLimitHit,
     TorchDynamoException,
-    counts_samples,
+    counting_samples,
     one_is_a_size_like_others,
 )
 from .graph import inline_checkpoints, line_in
 
-Runner = Callable[["Call", Sequence[Any]], Sequence[Any]]
-Prepare = Callable[[fx.GraphModule, Sequence[Any], "Call"], Runner]
+Runner = Callable[["Invocation", Sequence[Any]], Sequence[Any]]
+Prepare = Callable[[fx.GraphModule, Sequence[Any], "Invocation"], Runner]
 
 
 @dataclass
-class Call:
+class Invocation:
     """One call of a captured function.
 
     Attributes:
-        tensors: The tensors it was called with, by the identity of what stands for them in it.
+        given: The tensors that it was called with, those of samples where it knows what samples are: identities.
         batch: The number of samples.
         has_run: Whether the runner was reached.
     """
 
-    tensors: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    given: set[int] = field(default_factory=set[int])
     batch: int = 0
     has_run: bool = False
 
 
-_under_way: ContextVar[Call] = ContextVar("_under_way")
+_under_way: ContextVar[Invocation] = ContextVar("_under_way")
 
 
 class Captured:
@@ -69,17 +69,20 @@ class Captured:
         Raises:
             CollapseError: Dynamo cannot follow the function, or `prepare` refuses its graph.
         """
-        call = Call()
+        call = Invocation()
         if self.samples:
-            given, named = self._marked(call, args, kwargs)
+            given = self._samples(call, args, kwargs)
         else:
-            given, named = args, kwargs
-            call.tensors = {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        call.given = {id(x) for x in given}
         token = _under_way.set(call)
         try:
             # A batch of one is a batch, not a constant.
-            with one_is_a_size_like_others() if call.batch == 1 else nullcontext():
-                result = self._run(given, named)
+            with (
+                one_is_a_size_like_others() if call.batch == 1 else nullcontext(),
+                counting_samples(given) if self.samples else nullcontext(),
+            ):
+                result = self._run(args, kwargs)
         except BackendCompilerFailed as error:  # an error of ours: as it is
             raise error.inner_exception from None
         except TorchDynamoException as error:
@@ -116,7 +119,8 @@ class Captured:
         own = types.FunctionType(captured.__code__.replace(), captured.__globals__, closure=captured.__closure__)
         return torch.compile(own, backend=self._backend, fullgraph=True, dynamic=False)
 
-    def _marked(self, call: Call, args: Any, kwargs: Any) -> Any:
+    def _samples(self, call: Invocation, args: Any, kwargs: Any) -> list[Tensor]:
+        """The tensors whose first dimension counts samples."""
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()]
         floating = [x for x in tensors if x.is_floating_point()]
         if not tensors:
@@ -124,19 +128,7 @@ class Captured:
         call.batch = len((floating or tensors)[0])
         if not call.batch:
             raise CollapseError(f"the batch is empty: got an input of shape {tuple((floating or tensors)[0].shape)}")
-        marked: dict[int, Tensor] = {}
-
-        def stand_in(x: Tensor) -> Tensor:
-            if not x.dim() or len(x) != call.batch:
-                return x
-            if id(x) not in marked:
-                other = x.detach().requires_grad_(x.requires_grad)
-                counts_samples(other)
-                marked[id(x)] = other
-                call.tensors[id(other)] = x
-            return marked[id(x)]
-
-        return tree_map_only(Tensor, stand_in, (args, kwargs))
+        return [x for x in tensors if len(x) == call.batch]
 
     def _backend(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         try:
@@ -159,7 +151,7 @@ class Captured:
 
 
 def _raising(message: str) -> Runner:
-    def run(call: Call, inputs: Sequence[Any]) -> Sequence[Any]:
+    def run(call: Invocation, inputs: Sequence[Any]) -> Sequence[Any]:
         raise CollapseError(message)
 
     return run

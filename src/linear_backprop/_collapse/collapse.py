@@ -40,13 +40,14 @@ from .._errors import CollapseError, LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
-from .._torch import is_compiled
+from .._torch import is_compiled, size_guards
 from .accumulation import Accumulation
 from .analysis import Analysis, Selection
-from .capture import Call, Captured, Runner
+from .capture import Captured, Invocation, Runner
 from .graph import Places
 from .locally_exact import LocallyExact
 from .runner import CollapsedRunner, LocalRunner, Options
+from .sizes import BatchSize
 from .table import table_of
 from .trace import Trace
 
@@ -218,34 +219,38 @@ class Collapsed(nn.Module):
             )
         if self._accumulation is not None:
             raise LinearBackpropError("accumulate() is already open; one block takes any number of micro-batches")
-        self._accumulation = Accumulation()
+        self._accumulation = opened = Accumulation()
         try:
             yield
-            self._accumulation.finish()
+            opened.finish()
         finally:
+            opened.is_open = False
             self._accumulation = None
 
-    def _prepare(self, module: fx.GraphModule, inputs: Sequence[Any], call: Call) -> Runner:
+    def _prepare(self, module: fx.GraphModule, inputs: Sequence[Any], call: Invocation) -> Runner:
         """Analyse a captured graph."""
         _refuse_converted(self.model)
-        is_sample = [id(x) in call.tensors for x in inputs]
+        is_sample = [id(x) in call.given for x in inputs]
         if self._selects is None:
             _refuse_integers(module, inputs, is_sample)
-        trace = Trace(module, inputs, is_sample, call.batch, Places(self._target))
-        analysis = Analysis(trace, Selection(self._target, self._selects, self.layers))
+        placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+        of_samples = [node for node, taken in zip(placeholders, is_sample, strict=True) if taken]
+        size = BatchSize(of_samples, call.batch, size_guards())
+        trace = Trace(module, inputs, is_sample, size, Places(self._target))
+        analysis = Analysis(trace, size, Selection(self._target, self._selects, self.layers))
         options = Options(self.process_group, always=self.always, check=self.check, compiled=self.compiled)
         if isinstance(self.rule, LocallyExact):
             runner = LocalRunner(analysis, self.rule, options)
         else:
             runner = CollapsedRunner(analysis, self.rule, options)
 
-        def run(call: Call, inputs: Sequence[Any]) -> Sequence[Any]:
+        def run(call: Invocation, inputs: Sequence[Any]) -> Sequence[Any]:
             self._runner = runner
             collapses = self.collapses(call.batch)
             if not collapses and not self._said and not isinstance(self.rule, LocallyExact):
                 self._said = True
                 _say_that_it_is_ordinary(call.batch, runner.costs.outputs)
-            return runner(call, inputs, collapses, self._accumulation)
+            return runner(inputs, collapses, self._accumulation)
 
         return run
 

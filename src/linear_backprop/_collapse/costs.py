@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .plan import Plan
-from .trace import SIZES
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Costs:
         if first is None:
             return Costs(0, 0, 1)
         layout = plan.layouts[first]
-        forward = sum(trace.operations.get(node, 0) for node in plan.above) / SIZES[0] / layout.positions
+        forward = sum(trace.operations.get(node, 0) for node in plan.above) / trace.sizes[0] / layout.positions
         nodes = [
             *plan.samples,
             *(

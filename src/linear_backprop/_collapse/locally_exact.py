@@ -26,7 +26,7 @@ from .._errors import CollapseError, LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.rule import LayerRule, ModelRule
 from .._torch import Function, graph_is_kept
-from .capture import Call, Captured, Runner
+from .capture import Invocation, Captured, Runner
 from .cutting import Cut, Cutter, begin, gradients, separate
 from .graph import Places, computes, function_of, outputs_of
 from .maps import Maps
@@ -84,7 +84,7 @@ def _prepare(
     observe: Callable[[str, Function], None],
     module: fx.GraphModule,
     inputs: Sequence[Any],
-    call: Call,
+    call: Invocation,
 ) -> Runner:
     nodes, places = list(module.graph.nodes), Places(model)
     for node in nodes:
@@ -100,9 +100,9 @@ def _prepare(
     )
     returned = outputs_of(module.graph)
 
-    def run(call: Call, inputs: Sequence[Any]) -> Sequence[Any]:
+    def run(call: Invocation, inputs: Sequence[Any]) -> Sequence[Any]:
         made = run_cut(
-            piece.module, inputs, Cutter(rule, rule.chain, chained=True), [id(x) in call.tensors for x in inputs]
+            piece.module, inputs, Cutter(rule, rule.chain, chained=True), [id(x) in call.given for x in inputs]
         )  # pyright: ignore
         values = dict(zip(piece.outputs, made, strict=True))
         return [values[node] for node in returned]

@@ -72,10 +72,12 @@ class Plan:
     Attributes:
         samples: The inputs of the collapsed part that hold samples: the model's, and what crosses from below.
         leaves: What else it reads: parameters and constants, and what is made of them.
+        changing: Those leaves that the forward pass itself overwrites.
         outputs: What it returns that takes gradients.
         layouts: Where samples and outputs keep their samples.
         value_layouts: Where what is aggregated does: samples, and what non-linearities put out.
         output_layouts: Where the outputs do.
+        sources: The samples and leaves that an output depends on.
         emitted_layouts: Where what each non-linearity puts out does.
     """
 
@@ -92,6 +94,9 @@ class Plan:
         entering = [n for n in read if n in trace.carries]
         self.samples = [n for n in entering if self._holds_samples(n)]
         self.leaves = [n for n in read if n not in self.samples and n not in trace.numbers]
+        self.changing = {n for n in self.leaves if any(s & trace.storages(n) for s in trace.overwrites.values())}
+        read_by_collapsed = {*self.samples, *self.leaves}
+        self.sources = {n: trace.needed([n]) & read_by_collapsed for n in self.outputs}
         self.layouts = {n: self._layout(n) for n in (*self.samples, *self.outputs)}
         self.output_layouts = [self.layouts[n] for n in self.outputs]
         self.once = self._ordinary_piece(self.computed_once, self.above | self.below)

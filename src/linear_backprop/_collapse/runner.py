@@ -14,7 +14,6 @@ from .._errors import CollapseError
 from .._rules.elementwise import Linear, MeanLinear
 from .accumulation import Accumulation
 from .analysis import Analysis
-from .capture import Call
 from .costs import Costs
 from .cutting import Cutter
 from .gradients import Gradients
@@ -78,13 +77,11 @@ class CollapsedRunner:
         return self.options.always or self.options.group is not None or self.costs.collapse_pays(samples)
 
     def __call__(
-        self, call: Call, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None
+        self, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None
     ) -> list[Any]:
         """The values that the graph returns."""
         plan = self.plan
-        values: dict[fx.Node, Any] = {
-            node: call.tensors.get(id(x), x) for node, x in zip(self._placeholders, inputs, strict=True)
-        }
+        values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))
         if not collapses:
             plan.whole().run(values)
             return [values[node] for node in self._returned]
@@ -137,13 +134,11 @@ class LocalRunner:
         return not self.whole and (self.options.always or self.costs.chain_pays(samples))
 
     def __call__(
-        self, call: Call, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None
+        self, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None
     ) -> list[Any]:
         """The values that the graph returns."""
         plan, piece = self.plan, self._piece
-        values: dict[fx.Node, Any] = {
-            node: call.tensors.get(id(x), x) for node, x in zip(self._placeholders, inputs, strict=True)
-        }
+        values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))
         if not self.whole:
             run_what_is_under(plan, self.options.group, values)
         chained = self.whole or not collapses

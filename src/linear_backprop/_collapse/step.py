@@ -36,7 +36,8 @@ class Step:
         values: What is to be aggregated: the collapsed part's inputs, and what its non-linearities put out.
         forms: The forms of `values`, then of the outputs.
         noted: Slope and constants of every non-linearity.
-        leaves: The leaves.
+        leaves: The values of the leaves.
+        connected: The leaves.
         autocast: What it ran under.
         group: The workers whose mean the gradients become; None for this one alone.
         checked: The outputs, where their combinations are to be verified.
@@ -48,6 +49,7 @@ class Step:
     forms: list[Form]
     noted: list[tuple[Tensor | None, tuple[Tensor, ...]]]
     leaves: list[Tensor]
+    connected: list[Tensor]
     autocast: Autocast
     group: dist.ProcessGroup | None
     checked: list[Tensor]
@@ -62,6 +64,12 @@ class Step:
         check: bool = False,
     ) -> Step:
         """Run the collapsed part forward: `values` has what it reads, and gets what it returns."""
+        connected = [values[n] for n in plan.leaves]
+        leaves = [z.detach() for z in connected]
+        for index, n in enumerate(plan.leaves):
+            if n in plan.changing:
+                leaves[index] = leaves[index].clone()
+                connected[index] = connected[index] if connected[index].requires_grad else leaves[index]
         with torch.no_grad():
             made = plan.forward.run(values)
         copies = dict(zip(plan.copied_samples, made, strict=False))
@@ -77,7 +85,8 @@ class Step:
             values=kept,
             forms=[Form.of(z) for z in (*kept, *(values[n] for n in plan.outputs))],
             noted=[(slope, constants) for _, slope, _, constants in noted],
-            leaves=[values[n].detach() for n in plan.leaves],
+            leaves=leaves,
+            connected=connected,
             autocast=Autocast.now(kept[0].device.type),
             group=group,
             checked=[values[n] for n in plan.outputs] if check else [],
@@ -164,10 +173,16 @@ def connect(step: Step, values: dict[fx.Node, Any], accumulation: Accumulation |
         accumulation: Takes the aggregates, and the backward pass has no gradients; None for the gradients.
     """
     plan = step.plan
-    outputs = [values[n].detach() for n in plan.outputs]
-    sources = [values[n] for n in (*plan.samples, *plan.leaves)]
-    connected = _Collapsed.apply(step, accumulation, len(outputs), *outputs, *sources)
-    values.update(zip(plan.outputs, connected, strict=True))
+    samples, leaves = [values[n] for n in plan.samples], step.connected
+    takes = {n for n, z in zip([*plan.samples, *plan.leaves], [*samples, *leaves], strict=True) if z.requires_grad}
+    connected = [n for n in plan.outputs if plan.sources[n] & takes]
+    if not connected:
+        return
+    if accumulation is not None:  # what made the leaves has its turn when the accumulation is finished
+        leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
+    outputs = [values[n].detach() if n in connected else None for n in plan.outputs]
+    made = _Collapsed.apply(step, accumulation, outputs, *samples, *leaves)
+    values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in connected})
 
 
 class _Collapsed(torch.autograd.Function):
@@ -175,12 +190,12 @@ class _Collapsed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, step: Step, accumulation: Accumulation | None, count: int, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.step, ctx.accumulation, ctx.count = step, accumulation, count
+        ctx: Any, step: Step, accumulation: Accumulation | None, outputs: list[Tensor | None], *sources: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        ctx.step, ctx.accumulation = step, accumulation
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors[count:])  # autograd sees to it that none of them changes
-        return tuple(y.view_as(y) for y in tensors[:count])
+        ctx.save_for_backward(*sources)  # autograd sees to it that none of them changes
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -189,9 +204,9 @@ class _Collapsed(torch.autograd.Function):
                 "the collapsed backward pass cannot be differentiated again (create_graph=True); use lb.convert"
             )
         step: Step = ctx.step
-        plan, nothing = step.plan, (None,) * (3 + ctx.count)
+        plan, nothing = step.plan, (None, None, None)
         sources = ctx.saved_tensors
-        takes = ctx.needs_input_grad[3 + ctx.count :]
+        takes = ctx.needs_input_grad[3:]
         count = len(plan.samples)
         wanted = Wanted(tuple(each is not None for each in g), takes[:count], takes[count:])
         if not any(wanted.outputs):
@@ -199,7 +214,7 @@ class _Collapsed(torch.autograd.Function):
         cotangents = step.cotangents(g)
         total = step.aggregates(cotangents, keep=graph_is_kept())
         if ctx.accumulation is not None:
-            ctx.accumulation.take(step, wanted, total, list(sources[count:]))
+            ctx.accumulation.take(step, wanted, total)
             return (*nothing, *[None] * len(sources))
         total = step.over_workers(total)
         found = iter(step.found(wanted, total))

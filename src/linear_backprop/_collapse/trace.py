@@ -14,33 +14,32 @@ from torch.utils.flop_counter import flop_registry
 from .._errors import CollapseError
 from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, storage_of, version_of
 from .graph import Places, computes, is_mode, outputs_of, run_node, tensors_of, user_line
-
-SIZES = (3, 2)
-"""The numbers of samples that a graph is run on: their ratio tells where a tensor keeps its samples."""
+from .sizes import BatchSize
 
 
 class Trace:
-    """Two runs of a graph, on `SIZES` samples.
+    """Two runs of a graph, on a few samples each.
 
     Args:
         module: The graph.
         inputs: The graph's inputs of a real batch; tensors are copied before anything overwrites them.
         samples: Which of the inputs are tensors of samples.
-        batch: The number of samples in the batch.
+        size: The number of samples in the batch.
         places: Names operations in errors.
 
     Attributes:
+        sizes: The numbers of samples of the two runs.
         values: The values of every node in the two runs.
         carries: The nodes whose values hold something for each sample.
         numbers: Nodes whose values are no tensors, but sizes and the like.
         overwrites: What a node writes into: the storages, by node.
-        operations: The floating-point operations of a node's matrix products and convolutions, on `SIZES[0]` samples.
+        operations: The floating-point operations of a node's matrix products and convolutions, on `sizes[0]` samples.
     """
 
     def __init__(
-        self, module: fx.GraphModule, inputs: Sequence[Any], samples: Sequence[bool], batch: int, places: Places
+        self, module: fx.GraphModule, inputs: Sequence[Any], samples: Sequence[bool], size: BatchSize, places: Places
     ) -> None:
-        self.module, self.places = module, places
+        self.module, self.places, self.size, self.sizes = module, places, size, size.traced
         self.values: dict[fx.Node, tuple[Any, Any]] = {}
         self.carries: set[fx.Node] = set()
         self.numbers: set[fx.Node] = set()
@@ -51,7 +50,7 @@ class Trace:
         devices = {x.device for x in inputs if isinstance(x, Tensor) and x.device.type == "cuda"}
         with torch.random.fork_rng(list(devices)), torch.enable_grad():
             for node, (value, of_samples) in given.items():
-                self.values[node] = _few(value, of_samples, batch)
+                self.values[node] = _few(value, of_samples, size)
                 if of_samples:
                     self.carries.add(node)
                 elif not isinstance(value, Tensor):
@@ -108,8 +107,8 @@ class Trace:
             )
 
     def depends_on_size(self, node: fx.Node) -> bool:
-        """Whether a node is a number that differs between batches of different sizes."""
-        return node in self.numbers and self.values[node][0] != self.values[node][1]
+        """Whether a node is a number made of the number of samples."""
+        return node in self.numbers and (self.values[node][0] != self.values[node][1] or self.size.makes(node))
 
     def _leave_autocast(self) -> None:
         """Leave the blocks that an error kept from being left."""
@@ -157,19 +156,18 @@ class Trace:
         return needed
 
 
-def _few(value: Any, of_samples: bool, batch: int) -> tuple[Any, Any]:
+def _few(value: Any, of_samples: bool, size: BatchSize) -> tuple[Any, Any]:
     """An input of the two runs."""
     if isinstance(value, Tensor):
         if not of_samples:
             copied = value.detach().clone().requires_grad_(value.requires_grad)
             return copied, copied
-        few = [_first(value.detach(), size, batch) for size in SIZES]
+        few = [_first(value.detach(), n, size.batch) for n in size.traced]
         if value.is_floating_point() or value.is_complex():  # as if they took gradients, and no leaves
             few = [x.requires_grad_() * 1 for x in few]
         return few[0], few[1]
     if isinstance(value, torch.SymInt):
-        size = int(value)
-        return SIZES if size == batch else (size, size)
+        return size.traced if size.counts(value) else (int(value),) * 2
     return value, value
 
 
