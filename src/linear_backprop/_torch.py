@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import config as _dynamo_config
 from torch._dynamo.exc import BackendCompilerFailed as BackendCompilerFailed
 from torch._dynamo.exc import FailOnRecompileLimitHit as FailOnRecompileLimitHit
 from torch._dynamo.exc import TorchDynamoException as TorchDynamoException
@@ -47,20 +48,19 @@ ENTER_AUTOCAST: Function = torch.amp.autocast_mode._enter_autocast
 EXIT_AUTOCAST: Function = torch.amp.autocast_mode._exit_autocast
 
 
-_MARK = "_dynamo_weak_dynamic_indices"
-
-
 @contextmanager
 def counting_samples(tensors: Sequence[Tensor]) -> Generator[None]:
     """A context in which Dynamo knows that the first dimension of these tensors differs from call to call."""
-    marked = [x for x in tensors if not hasattr(x, _MARK)]
-    for x in marked:
+    before = {id(x): (x, set(vars(x))) for x in tensors}
+    for x, _ in before.values():
         torch._dynamo.maybe_mark_dynamic(x, 0)
     try:
         yield
     finally:
-        for x in marked:
-            delattr(x, _MARK)
+        for x, names in before.values():
+            for name in vars(x).keys() - names:
+                if name.startswith(("_dynamo", "_has_dynamo")):
+                    delattr(x, name)
 
 
 def size_guards() -> list[Any]:
@@ -76,6 +76,28 @@ def size_guards() -> list[Any]:
 def size_expression(size: Any) -> Any:
     """A size, or a number made of sizes, as SymPy has it; a plain number as it is."""
     return size.node.expr if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)) else size
+
+
+@contextmanager
+def hooks_are_guarded() -> Generator[None]:
+    """A context in which Dynamo captures anew once a module's hooks change."""
+    before = _dynamo_config.skip_nnmodule_hook_guards
+    _dynamo_config.skip_nnmodule_hook_guards = False
+    try:
+        yield
+    finally:
+        _dynamo_config.skip_nnmodule_hook_guards = before
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor stands for many, under `vmap` or `is_grads_batched`."""
+    functorch = torch._C._functorch  # pyright: ignore
+    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+
+
+def is_transform(function: Any) -> bool:
+    """Whether a function belongs to the machinery of `torch.func`."""
+    return str(getattr(function, "__module__", "")).startswith(("torch._C._functorch", "torch._functorch"))
 
 
 def one_is_a_size_like_others() -> AbstractContextManager[Any]:

@@ -15,18 +15,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from .._torch import HigherOrderOperator, version_of
 from .graph import name_of, run_node, tensors_of
 from .layout import Form, Layout, candidates, of_positions
-from .trace import Trace
+from .trace import Trace, random_state
 
 Operation = Callable[[Mapping[fx.Node, Any]], Any]
 Values = dict[fx.Node, Any]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.complex128: 1e-9, torch.float32: 1e-4, torch.complex64: 1e-4}
 _ROUGH = 5e-2  # bfloat16 and float16
+
+_MOST_VALUES = 200_000  # of a tensor of many samples
+_PRIME = 7
 
 _NOT_AFFINE = "it is not affine in each sample"
 
@@ -90,10 +93,7 @@ class Proof:
         self.alike: set[fx.Node] = set()
         self._proved: dict[Any, tuple[fx.Node, str]] = {}
         count = torch.Size(positions).numel()
-        weights = torch.randn(
-            *(trace.sizes[1] * count, trace.sizes[0] * count), generator=torch.Generator().manual_seed(0), dtype=torch.float64
-        )
-        self._weights = weights + (1 - weights.sum(1, keepdim=True)) / weights.shape[1]
+        self._weights = _mixing(trace.sizes[1] * count, trace.sizes[0] * count)
 
     def place(self, node: fx.Node, like: fx.Node | None = None) -> str:
         """Note where a node keeps its samples, by its shapes or as another does; the fault if nowhere."""
@@ -134,18 +134,18 @@ class Proof:
         return f"it cannot be run by itself ({failure})"
 
     def _signature(self, node: fx.Node) -> Any:
-        """What the proof of an operation depends on; the node itself where that is its effects, or values."""
-        described: dict[fx.Node, Any] = {}
+        """What the proof of an operation depends on; the node itself where that is more than forms."""
+        forms: dict[fx.Node, str] = {}
         for arg in node.all_input_nodes:
-            tensors = [t for value in self.trace.values[arg] for t in tensors_of(value)]
-            if not all(_is_inexact(t) for t in tensors) or not all(isinstance(v, Tensor) for v in self.trace.values[arg]):
+            tensors = self.trace.values[arg]
+            if not all(isinstance(t, Tensor) and _is_inexact(t) for t in tensors):
                 return node
-            carries = arg in self.trace.carries
-            forms = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors]
-            described[arg] = carries, arg in self.alike, repr(self.layouts[arg]) if carries else "", repr(forms)
-        if node in self.trace.overwrites or not described:
+            layouts = self.layouts[arg] if arg in self.trace.carries else None
+            form = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors]
+            forms[arg] = repr((form, layouts, arg in self.alike))
+        if node in self.trace.overwrites or not forms:
             return node
-        return node.op, node.target, repr(fx.map_arg((node.args, node.kwargs), described.__getitem__)), len(set(described))  # pyright: ignore
+        return node.target, repr(fx.map_arg((node.args, node.kwargs), forms.__getitem__))  # pyright: ignore
 
     def pairs(self, node: fx.Node) -> list[tuple[Tensor, Tensor]]:
         first, second = map(tensors_of, self.trace.values[node])
@@ -155,7 +155,10 @@ class Proof:
         """The layouts that the shapes of a tensor in the two runs allow."""
         if not self.positions:
             return list(candidates(first.shape, second.shape, self.trace.sizes))
-        found = [of_positions(t.shape, size, self.positions) for t, size in zip((first, second), self.trace.sizes, strict=True)]
+        found = [
+            of_positions(t.shape, size, self.positions)
+            for t, size in zip((first, second), self.trace.sizes, strict=True)
+        ]
         return [found[0]] if found[0] is not None and found[0] == found[1] else []
 
     def fitting(self, first: Tensor, second: Tensor) -> list[Layout | None]:
@@ -167,7 +170,7 @@ class Proof:
 
     def mix(self, layout: Layout, z: Tensor, like: Tensor) -> Tensor:
         """Mixtures of samples, in the shape of `like`."""
-        rows = layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
+        rows = _rows(layout, z)
         mixed = self._weights.to(rows) @ rows
         return layout.like(mixed if _is_inexact(z) else mixed.round(), Form.of(z)._replace(shape=like.shape))
 
@@ -210,6 +213,8 @@ class _Attempt:
         for arg in self.samples:
             if arg not in self.varied:
                 self.alike[arg] = self._drawn(arg, _as_drawn)
+        self.devices = {t.device for pair in self.values.values() for t in tensors_of(pair) if t.is_cuda}
+        self.chosen: list[Layout | None] = []
         self.others: dict[fx.Node, tuple[Any, Any]] = {}
         for arg, (first, second) in self.values.items():
             if arg not in trace.carries:
@@ -220,34 +225,39 @@ class _Attempt:
         """Why it is not affine; empty if it is."""
         if any(not _is_inexact(t) for arg in self.varied for t in tensors_of(self.values[arg])):
             return "it reads integers of the samples, indices or a mask, which cannot be combined"
-        shapes = [first.shape for first, _ in self.proof.pairs(self.node)]
-        self.devices = {t.device for pair in self.values.values() for t in tensors_of(pair) if t.is_cuda}
-        chosen: list[Layout | None] | None = None
-        runs: list[_Run] = []
         with torch.random.fork_rng(list(self.devices)):
-            for scale in _SCALES:
-                before = _random_state(self.devices)
-                run, second = self._run_backward(scale), self._results(1, scale)[0]
-                if before != _random_state(self.devices):
-                    return "it is random, and draws other numbers for every sample"
-                if [t.shape for t in run.results[: len(shapes)]] != shapes:
-                    return "its shapes depend on the values"
-                if scale is _large and any(t.dtype == torch.float16 for t in run.results):
-                    continue
-                found = self._fitting(run.results, second, run.written)
-                if not found or (chosen is not None and found != chosen):
-                    return _NOT_AFFINE
-                chosen = found
-                runs.append(run)
-            if not all(run.has_gradients_of(runs[0]) for run in runs):
-                return "its backward pass depends on the sample"
-            if not self._keeps_what_is_not_a_number(*runs[:2]):
-                return "it replaces what is not a number, which is all that is combined with it"
+            fault = self._fault_at_scales()
+            if fault:
+                return fault
             if not self._is_affine_for_other_integers():
                 return "it is affine in each sample for some values of its integers only"
-        assert chosen is not None
-        self.proof.layouts[self.node] = chosen[: len(shapes)]
+            if not self._is_affine_for_many():
+                return _NOT_AFFINE
+        self.proof.layouts[self.node] = self.chosen[: len(self.proof.pairs(self.node))]
         self._note_what_is_alike()
+        return ""
+
+    def _fault_at_scales(self) -> str:
+        shapes = [first.shape for first, _ in self.proof.pairs(self.node)]
+        runs: list[_Run] = []
+        for scale in _SCALES:
+            before = random_state(self.devices)
+            run, second = self._run_backward(scale), self._results(1, scale)[0]
+            if before != random_state(self.devices):
+                return "it is random, and draws other numbers for every sample"
+            if [t.shape for t in run.results[: len(shapes)]] != shapes:
+                return "its shapes depend on the values"
+            if scale is _large and any(t.dtype == torch.float16 for t in run.results):
+                continue
+            found = self._fitting(run.results, second, run.written)
+            if not found or (runs and found != self.chosen):
+                return _NOT_AFFINE
+            self.chosen = found
+            runs.append(run)
+        if not all(run.has_gradients_of(runs[0]) for run in runs):
+            return "its backward pass depends on the sample"
+        if not self._keeps_what_is_not_a_number(*runs[:2]):
+            return "it replaces what is not a number, which is all that is combined with it"
         return ""
 
     def _keeps_what_is_not_a_number(self, run: _Run, other: _Run) -> bool:
@@ -276,6 +286,58 @@ class _Attempt:
         finally:
             self.others = given
         return True
+
+    def _is_affine_for_many(self) -> bool:
+        """Whether it stays so for more samples than its numbers count: `roll(6, 0)` does nothing to 3 samples or 2."""
+        numbers = [abs(a) for a in tree_leaves((self.node.args, self.node.kwargs)) if type(a) is int]
+        tensors = [t for arg in self.samples for t in tensors_of(self.values[arg][0])]
+        if self.proof.positions or max(numbers, default=0) < self.proof.trace.sizes[1]:
+            return True
+        if not tensors or not all(_is_inexact(t) and t.numel() for t in tensors):
+            return True
+        most = _MOST_VALUES * self.proof.trace.sizes[0] // max(t.numel() for t in tensors)
+        count = min(max(numbers) + 3, max(most, _PRIME))
+        weights = _mixing(count - 1, count)
+        try:
+            first, second = self._many_results(None, count), self._many_results(weights, count)
+        except Exception:
+            return False
+        for a, b, layout in zip(first, second, self.chosen, strict=False):
+            mixed = a
+            if layout is not None:
+                rows = _rows(layout, a)
+                mixed = layout.like(weights.to(rows) @ rows, Form.of(b))
+            if _is_inexact(a) and not _close(b, mixed, a):
+                return False
+        return True
+
+    def _many_results(self, weights: Tensor | None, count: int) -> list[Tensor]:
+        with torch.no_grad():
+            return self._ran(0, self._many(weights, count))[0]
+
+    def _many(self, weights: Tensor | None, count: int) -> Values:
+        """Values of many samples, or of mixtures of them, in the places of all that the operation reads."""
+        self.generator.manual_seed(0)
+        (more, fewer), number = self.proof.trace.sizes, count if weights is None else len(weights)
+
+        def of_many(t: Tensor, layout: Layout | None) -> Tensor:
+            if layout is None:
+                return self._constant(t)
+            width = layout.rows(t).shape[1]
+            rows = torch.randn(count, width, generator=self.generator, dtype=torch.float64)
+            rows = rows if weights is None else weights @ rows
+            return layout.like(rows.to(t.device), Form.of(t)._replace(dtype=self._precision(t)))
+
+        values: Values = {}
+        for arg in self.samples:
+            leaves, structure = tree_flatten(self.values[arg][0])
+            layouts = iter(self.proof.layouts[arg])
+            made = [of_many(t, next(layouts)) if isinstance(t, Tensor) else t for t in leaves]
+            values[arg] = tree_unflatten(made, structure)
+        for arg, (a, b) in self.values.items():
+            if type(a) is int and a != b:
+                values[arg] = b + (a - b) * (number - fewer) // (more - fewer)
+        return values
 
     def _note_what_is_alike(self) -> None:
         trace, alike = self.proof.trace, self.proof.alike
@@ -310,7 +372,7 @@ class _Attempt:
         return {arg: self._drawn(arg, scale)[which] for arg in self.samples}
 
     def _ran(self, which: int, samples: Values) -> tuple[list[Tensor], list[Layout | None]]:
-        others = {arg: _copied(pair[which]) for arg, pair in self.others.items()}
+        others = {arg: _copied(pair[which]) for arg, pair in self.others.items() if arg not in samples}
         placed = [
             (t, layout)
             for arg in self.samples
@@ -389,6 +451,16 @@ class _Attempt:
         return torch.complex128 if t.is_complex() else self.dtype
 
 
+def _mixing(number: int, of: int) -> Tensor:
+    """Random weights of mixtures, which sum to one."""
+    weights = torch.randn(number, of, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return weights + (1 - weights.sum(1, keepdim=True)) / of
+
+
+def _rows(layout: Layout, z: Tensor) -> Tensor:
+    return layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
+
+
 def _is_constructor(node: fx.Node) -> bool:
     """Whether an operation reads nothing of its tensors but their shapes: `x.new_zeros(...)`, `torch.ones_like(x)`."""
     name = name_of(node)
@@ -405,11 +477,6 @@ def _copied(value: Any) -> Any:
 
 def _integers_changed(changed: Callable[[Tensor], Tensor], value: Any) -> Any:
     return tree_map_only(Tensor, lambda t: t if _is_inexact(t) else changed(t), value)
-
-
-def _random_state(devices: set[torch.device]) -> list[list[int]]:
-    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-    return [state.tolist() for state in states]
 
 
 def _strided(values: Tensor, like: Tensor) -> Tensor:

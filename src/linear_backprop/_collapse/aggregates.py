@@ -5,6 +5,7 @@ The mathematics, and the letters, are those of `collapse.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,17 +24,20 @@ class Aggregates:
     """Sums over samples, of fixed size.
 
     Attributes:
-        rows: For every z, <z>_1 / s_1 ... <z>_C / s_C and the mean m, shape (C + 1, features).
+        rows: <z>_1 / s_1 ... <z>_C / s_C and the mean m, of every z side by side: shape (C + 1, all features).
+        widths: The numbers of features.
         ones: <1>_c, shape (C,), in float32 at least, like all that follow.
         scale: s_c, shape (C,); 0 where no sample has a cotangent.
-        count: N, shape ().
+        weight: The sum of the samples' weights in m, shape (): sum_c |g_{n,c}| / s_c each, so that samples which the
+            loss leaves out are left out of m, too, however large they are.
         share: What the gradients are multiplied with: 1, or 1 / workers for their mean.
     """
 
-    rows: list[Tensor]
+    rows: Tensor
+    widths: tuple[int, ...]
     ones: Tensor
     scale: Tensor
-    count: Tensor
+    weight: Tensor
     share: float = 1.0
 
     @staticmethod
@@ -41,34 +45,44 @@ class Aggregates:
         """The aggregates of one batch, given g of shape (N, C) and each z of shape (N, features)."""
         g = g.to(torch.promote_types(g.dtype, torch.float32))
         scale = _scale(g)
-        weights = torch.cat([(g / _nonzero(scale)).T, g.new_full((1, len(g)), 1 / len(g))])
-        cast = {z.dtype: weights.to(z.dtype) for z in quantities}
-        rows = [cast[z.dtype] @ z for z in quantities]
-        return Aggregates(rows, g.sum(0), scale, torch.full_like(scale[0], len(g)))
+        scaled = (g / _nonzero(scale)).T
+        weights = scaled.abs().sum(0, keepdim=True)
+        weights = torch.where(weights.sum() == 0, 1, weights)
+        weight = weights.sum()
+        factors = torch.cat([scaled, weights / weight])
+        widths = tuple(z.shape[1] for z in quantities)
+        wide = functools.reduce(torch.promote_types, {z.dtype for z in quantities}, torch.float32)
+        rows = torch.empty(len(factors), sum(widths), dtype=wide, device=g.device)
+        cast = {z.dtype: factors.to(z.dtype) for z in quantities}
+        for z, made in zip(quantities, rows.split(widths, 1), strict=True):
+            if z.dtype == wide:
+                torch.mm(cast[z.dtype], z, out=made)
+            else:
+                made.copy_(cast[z.dtype] @ z)
+        return Aggregates(rows, widths, g.sum(0), scale, weight)
 
     def __add__(self, other: Aggregates) -> Aggregates:
-        scale, count = self.scale + other.scale, self.count + other.count
-        sums = [ours + theirs for ours, theirs in zip(self._sums(), other._sums(), strict=True)]
-        rows = [s / torch.cat([_nonzero(scale), count[None]])[:, None].to(s.dtype) for s in sums]
-        return replace(self, rows=rows, ones=self.ones + other.ones, scale=scale, count=count)
+        scale, weight = self.scale + other.scale, self.weight + other.weight
+        return self._of_sums(self._sums() + other._sums(), self.ones + other.ones, scale, weight)
 
     def over(self, group: dist.ProcessGroup) -> Aggregates:
         """The sum over all workers of a group, in one message; the gradients become the mean over the workers."""
-        *sums, ones, scale, count = summed([*self._sums(), self.ones, self.scale, self.count], group)
-        rows = [s / torch.cat([_nonzero(scale), count[None]])[:, None].to(s.dtype) for s in sums]
-        return Aggregates(rows, ones, scale, count, 1 / dist.get_world_size(group))
+        total = self._of_sums(*summed([self._sums(), self.ones, self.scale, self.weight], group))
+        return replace(total, share=1 / dist.get_world_size(group))
 
-    def _sums(self) -> list[Tensor]:
-        """For every z, <z>_1 ... <z>_C and the plain sum."""
-        factors = torch.cat([_nonzero(self.scale), self.count[None]])[:, None]
-        return [z.to(torch.promote_types(z.dtype, torch.float32)) * factors for z in self.rows]
+    def _sums(self) -> Tensor:
+        """<z>_1 ... <z>_C and the weighted sum, of every z."""
+        return self.rows * _column(self.scale, self.weight).to(self.rows.dtype)
 
-    def combinations(self) -> list[Tensor]:
+    def _of_sums(self, sums: Tensor, ones: Tensor, scale: Tensor, weight: Tensor) -> Aggregates:
+        rows = sums / _column(scale, weight).to(sums.dtype)
+        return Aggregates(rows, self.widths, ones, scale, weight, self.share)
+
+    def combinations(self) -> Sequence[Tensor]:
         """For every z, z~_1 ... z~_C and m: shape (C + 1, features)."""
         # z~_c = <z>_c / s_c + (1 - <1>_c / s_c) m
         of_mean = torch.cat([1 - self.ones / _nonzero(self.scale), self.ones.new_zeros(1)])
-        wide = [z.to(torch.promote_types(z.dtype, torch.float32)) for z in self.rows]
-        return [torch.addr(z, of_mean.to(z.dtype), z[-1]) for z in wide]
+        return torch.addr(self.rows, of_mean.to(self.rows.dtype), self.rows[-1]).split(self.widths, 1)
 
     def cotangents(self) -> Tensor:
         """What the C + 1 outputs receive: s_c e_c each, and sum_c (<1>_c - s_c) e_c for the mean."""
@@ -97,6 +111,10 @@ def _scale(g: Tensor) -> Tensor:
     """
     norm = torch.linalg.vector_norm(g, dim=0, dtype=torch.float64)  # squares of 1e-30 and 1e30 are in its range
     return torch.where(norm > 0, torch.exp2(norm.log2().round() + _EXPONENT), 0).to(g.dtype)
+
+
+def _column(scale: Tensor, weight: Tensor) -> Tensor:
+    return torch.cat([_nonzero(scale), _nonzero(weight)[None]])[:, None]
 
 
 def _nonzero(scale: Tensor) -> Tensor:

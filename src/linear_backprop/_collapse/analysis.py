@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .._rules.layers import rule_for
 from .._rules.rule import LayerRule
 from .._torch import Function
 from .affine import Proof
-from .graph import computes, function_of, tensors_of, user_line
+from .graph import computes, function_of, has_own_rule, tensors_of, user_line
 from .layout import Layout
 from .remedies import advice_for
 from .sizes import BatchSize
@@ -145,7 +146,7 @@ class Analysis:
 
     def _nonlinearity(self, node: fx.Node) -> NonLinearity | None:
         """What the node is, if it follows a rule."""
-        if not self.selection.takes(self.places.path(node)):
+        if not self.selection.takes(self.places.path(node)) or has_own_rule(node):
             return None
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: self.trace.values[a][0])  # pyright: ignore
         call = Call(function_of(node), tuple(args), dict(kwargs))
@@ -183,6 +184,8 @@ class Analysis:
             return ""
         if not all(self.size.proportional(n, self.trace.values[n]) for n in (node, *node.all_input_nodes)):
             return "it depends on the number of samples, and not in proportion"
+        if function_of(node) in FORMS and has_own_rule(node):
+            return "it has a rule of its own inside the model (with_rule, backward_rule)"
         if nonlinearity is None:
             written = self.trace.overwrites.get(node, set())
             once = [a for a in node.all_input_nodes if a not in self.trace.carries and self.trace.storages(a) & written]
@@ -272,6 +275,11 @@ class Analysis:
 
     def _require_outputs(self) -> None:
         for node in self.outputs:
+            if self._is_above(node) and self.trace.values[node][0].is_complex():
+                raise CollapseError(
+                    f"{self.places.name(node)}: outputs must be real, got {self.trace.values[node][0].dtype}; return "
+                    f"torch.view_as_real of it{user_line(node)}"
+                )
             if self._is_above(node) and node.op != "placeholder" and self.layouts[node][0] is None:
                 raise CollapseError(
                     f"{self.places.name(node)}: outputs must hold something for each sample, got shape "
@@ -281,6 +289,12 @@ class Analysis:
     def _require_order(self) -> None:
         """Refuse graphs in which the parts, run one after the other, would read what is not there yet or no more."""
         order = {node: i for i, node in enumerate(self.trace.module.graph.nodes)}
+        for first, second in pairwise(node for node in self.trace.random if node in self.parts):
+            if self.parts[first].rank > self.parts[second].rank:
+                raise CollapseError(
+                    f"{self.places.name(second)} draws its random numbers after {self.places.name(first)}, and would "
+                    f"draw them before: the collapsed part runs last. Draw them first{user_line(second)}"
+                )
         for node, storages in self.trace.overwrites.items():
             if node not in self.parts:
                 continue

@@ -23,6 +23,7 @@ from .._torch import (
     FailOnRecompileLimitHit,
     TorchDynamoException,
     counting_samples,
+    hooks_are_guarded,
     one_is_a_size_like_others,
 )
 from .graph import inline_checkpoints, line_in
@@ -79,6 +80,7 @@ class Captured:
         try:
             # A batch of one is a batch, not a constant.
             with (
+                hooks_are_guarded(),
                 one_is_a_size_like_others() if call.batch == 1 else nullcontext(),
                 counting_samples(given) if self.samples else nullcontext(),
             ):
@@ -88,6 +90,13 @@ class Captured:
         except TorchDynamoException as error:
             self._raise_own_error(args, kwargs)
             raise CollapseError(_explanation(error)) from None
+        except RuntimeError as error:
+            if not str(error).startswith("torch.compile with fullgraph=True"):
+                raise
+            raise CollapseError(
+                "the model cannot be captured here: a dispatch mode is active (FlopCounterMode, a mode of your own), "
+                "or Dynamo skips its forward. Leave the mode, or use lb.convert"
+            ) from None
         finally:
             _under_way.reset(token)
         if not call.has_run:

@@ -40,7 +40,7 @@ from .._errors import CollapseError, LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
-from .._torch import is_compiled, size_guards
+from .._torch import is_compiled, size_guards, transforms_active
 from .accumulation import Accumulation
 from .analysis import Analysis, Selection
 from .capture import Captured, Invocation, Runner
@@ -137,6 +137,10 @@ class Collapsed(nn.Module):
     ) -> None:
         super().__init__()
         _refuse_converted(model)
+        if any(isinstance(module, Collapsed) for module in model.modules()):
+            raise CollapseError(
+                "the model is collapsed, or a part of it is: collapse the model itself, once, as a whole"
+            )
         self.rule, self.where, self.layers = rule, where, layers
         self.process_group, self.always, self.check = process_group, always, check
         # The very same dictionaries: what either of the two changes, both have.
@@ -144,15 +148,26 @@ class Collapsed(nn.Module):
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
         self.__dict__["model"] = model
         self.compiled = compile or is_compiled(model)
-        self._selects = None if where is None else selector(where, self._target)
         self._captured = Captured(self._target, self._prepare, samples=True)
         self._runner: CollapsedRunner | LocalRunner | None = None
         self._accumulation: Accumulation | None = None
         self._said = False
+        if where is not None:
+            selector(where, self._target)  # which raises where it selects nothing
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy captures its own graph.
         return {**self.__dict__, "_runner": None, "_accumulation": None}
+
+    @property
+    def training(self) -> bool:  # pyright: ignore
+        """The model's mode."""
+        return self.model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:  # pyright: ignore
+        if "model" in self.__dict__:  # nn.Module sets it first
+            self.model.training = mode
 
     @property
     def _target(self) -> nn.Module:
@@ -162,7 +177,6 @@ class Collapsed(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set training mode on the model."""
         self.model.train(mode)
-        self.training = mode
         return self
 
     @torch.compiler.disable(  # pyright: ignore[reportUntypedFunctionDecorator]
@@ -176,6 +190,8 @@ class Collapsed(nn.Module):
         """
         if not torch.is_grad_enabled():
             return self.model(*args, **kwargs)
+        if transforms_active():
+            raise CollapseError("a collapsed model does not run under torch.func or forward-mode AD: use lb.convert")
         return self._captured(*args, **kwargs)
 
     def collapses(self, samples: int) -> bool:
@@ -231,13 +247,14 @@ class Collapsed(nn.Module):
         """Analyse a captured graph."""
         _refuse_converted(self.model)
         is_sample = [id(x) in call.given for x in inputs]
-        if self._selects is None:
+        if self.where is None:
             _refuse_integers(module, inputs, is_sample)
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         of_samples = [node for node, taken in zip(placeholders, is_sample, strict=True) if taken]
         size = BatchSize(of_samples, call.batch, size_guards())
         trace = Trace(module, inputs, is_sample, size, Places(self._target))
-        analysis = Analysis(trace, size, Selection(self._target, self._selects, self.layers))
+        selects = None if self.where is None else selector(self.where, self._target)
+        analysis = Analysis(trace, size, Selection(self._target, selects, self.layers))
         options = Options(self.process_group, always=self.always, check=self.check, compiled=self.compiled)
         if isinstance(self.rule, LocallyExact):
             runner = LocalRunner(analysis, self.rule, options)

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function
 
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+_RULES = str(Path(__file__).parents[1] / "_conversion")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s+(?P<code>.+)')
 
 
@@ -99,6 +100,11 @@ def user_line(node: fx.Node) -> str:
     """The innermost line outside PyTorch that led to the node, in brackets; empty if there is none."""
     line = line_in(node.stack_trace or "")
     return f" [{line}]" if line else ""
+
+
+def has_own_rule(node: fx.Node) -> bool:
+    """Whether the operation runs under `with_rule` or `backward_rule` inside the model."""
+    return f'File "{_RULES}' in (node.stack_trace or "")
 
 
 def line_in(trace: str) -> str:

@@ -74,12 +74,12 @@ class Layout:
         return rows.reshape(len(rows), *rest).movedim(0, self.dim + 1).flatten(self.dim, self.dim + 2)
 
     def place(self, rows: Tensor, form: Form, pad: float | None = None) -> Tensor:
-        """`like`, for any number of rows: they make whole samples of the batch with copies of the last, or `pad`."""
-        missing = -len(rows) % self.positions
-        if missing:
+        """`like`, for any number of rows: they make whole samples, two at least, with copies of the last, or `pad`."""
+        missing = max(-len(rows) % self.positions, 2 * self.positions - len(rows))
+        if missing > 0:
             last = rows[-1:].expand(missing, -1) if pad is None else rows.new_full((missing, rows.shape[1]), pad)
             rows = torch.cat([rows, last])
-        return self.like(rows.contiguous(), form)
+        return self.like(rows, form)
 
     def width(self, shape: torch.Size) -> int:
         """The number of features of a sample in a tensor of some shape."""

@@ -26,7 +26,7 @@ from .._errors import CollapseError, LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.rule import LayerRule, ModelRule
 from .._torch import Function, graph_is_kept
-from .capture import Invocation, Captured, Runner
+from .capture import Captured, Invocation, Runner
 from .cutting import Cut, Cutter, begin, gradients, separate
 from .graph import Places, computes, function_of, outputs_of
 from .maps import Maps

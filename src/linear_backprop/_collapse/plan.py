@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from .._call import Call
 from .._catalogue.activations import FORMS
 from .._conversion.run_call import run_activation, run_layer
+from .._errors import CollapseError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import rule_for
 from .._rules.rule import LayerRule
@@ -26,7 +27,7 @@ from .._torch import SET_GRAD_ENABLED, Function
 from .analysis import Analysis, NonLinearity, Part
 from .cutting import Cutter
 from .emission import emit, map_layer, note_activation, note_layer
-from .graph import Rewriting, computes, function_of, tensors_of
+from .graph import Rewriting, computes, function_of, tensors_of, user_line
 from .layout import Layout
 
 
@@ -115,6 +116,20 @@ class Plan:
     def number(self, node: fx.Node, batch: int) -> Any:
         """The value of an input that is a number, in a batch of another size."""
         return batch if self.analysis.is_number_of_samples(node) else self.analysis.trace.values[node][0]
+
+    def require_shapes(self, values: dict[fx.Node, Any]) -> None:
+        """Refuse outputs whose dimensions are not those that were traced: `squeeze()` drops a batch of one.
+
+        Raises:
+            CollapseError: Names the output.
+        """
+        for node in self.outputs:
+            traced, made = self.analysis.trace.values[node][0].shape, values[node].shape
+            if len(made) != len(traced):
+                raise CollapseError(
+                    f"{self.analysis.places.name(node)} has shape {tuple(made)} in this batch, and {len(traced)} "
+                    f"dimensions in others: say which dimension squeeze() drops{user_line(node)}"
+                )
 
     def whole(self) -> Piece:
         """Everything under the rule, in ordinary autograd."""

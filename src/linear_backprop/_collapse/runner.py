@@ -76,9 +76,7 @@ class CollapsedRunner:
         """Whether a batch of so many samples is collapsed."""
         return self.options.always or self.options.group is not None or self.costs.collapse_pays(samples)
 
-    def __call__(
-        self, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None
-    ) -> list[Any]:
+    def __call__(self, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None) -> list[Any]:
         """The values that the graph returns."""
         plan = self.plan
         values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))
@@ -133,9 +131,7 @@ class LocalRunner:
         """Whether the unit vectors are sent down the chain, in a batch of so many samples."""
         return not self.whole and (self.options.always or self.costs.chain_pays(samples))
 
-    def __call__(
-        self, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None
-    ) -> list[Any]:
+    def __call__(self, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None) -> list[Any]:
         """The values that the graph returns."""
         plan, piece = self.plan, self._piece
         values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))

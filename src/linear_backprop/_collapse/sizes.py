@@ -6,6 +6,7 @@ the first ten of more than ten samples, or all of fewer. A graph is traced with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class BatchSize:
         for size, a, b in zip(_sizes_in(shown), _sizes_in(values[0]), _sizes_in(values[1]), strict=False):
             slope = (a - b) / (first - second)
             for number in self._numbers():
-                if abs(self._at(size, number) - (b + slope * (number - second))) > 1e-6 * number:
+                if not abs(self._at(size, number) - (b + slope * (number - second))) <= 1e-6 * number:
                     return False
         return True
 
@@ -79,11 +80,13 @@ class BatchSize:
 
     def _at(self, size: Any, n: int) -> Any:
         """A size in a batch of n samples."""
-        expression = size_expression(size)
+        expression: Any = size_expression(size)
         if not isinstance(expression, sympy.Basic):
             return expression
-        value = expression.xreplace(dict.fromkeys(self._symbols, sympy.Integer(n)))
-        return bool(value) if isinstance(value, BooleanAtom) else float(value)
+        value: Any = expression.xreplace(dict.fromkeys(self._symbols, sympy.Integer(n)))
+        if isinstance(value, BooleanAtom):
+            return bool(value)
+        return float(value) if value.is_number else math.nan
 
 
 def _sizes_in(value: Any) -> list[Any]:

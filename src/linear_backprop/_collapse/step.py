@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, fx
 
 from .._errors import CollapseError
-from .._torch import graph_is_kept
+from .._torch import graph_is_kept, is_batched
 from .aggregates import Aggregates
 from .gradients import Autocast, Gradients, Noted, Wanted
 from .layout import Form
@@ -77,6 +77,7 @@ class Step:
         kept = [copies[n] if n in copies else values[n].detach() for n in plan.samples]
         for h, _, own, _ in noted:
             kept += [z for z in (h, *own) if z is not None]
+        plan.require_shapes(values)
         for n in plan.aliased:
             values[n] = values[n].clone()
         return Step(
@@ -127,7 +128,7 @@ class Step:
                 width = layout.width(form.shape)
                 cotangents.append(layout.place(columns[:, :width], form, pad=0.0))
                 columns = columns[:, width:]
-        batch = -(-(len(total.ones) + 1) // plan.output_layouts[0].positions)
+        batch = max(2, -(-(len(total.ones) + 1) // plan.output_layouts[0].positions))
         if self.checked:
             self._verify(samples, noted, total, batch)
         return self.gradients(wanted, samples, self.leaves, noted, cotangents, batch=batch, autocast=self.autocast)
@@ -203,6 +204,8 @@ class _Collapsed(torch.autograd.Function):
             raise CollapseError(
                 "the collapsed backward pass cannot be differentiated again (create_graph=True); use lb.convert"
             )
+        if any(is_batched(each) for each in g if each is not None):
+            raise CollapseError("the collapsed backward pass takes one cotangent at a time (is_grads_batched=False)")
         step: Step = ctx.step
         plan, nothing = step.plan, (None, None, None)
         sources = ctx.saved_tensors

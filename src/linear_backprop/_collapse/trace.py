@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from .._errors import CollapseError
-from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, storage_of, version_of
+from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform, storage_of, version_of
 from .graph import Places, computes, is_mode, outputs_of, run_node, tensors_of, user_line
 from .sizes import BatchSize
 
@@ -33,6 +33,7 @@ class Trace:
         carries: The nodes whose values hold something for each sample.
         numbers: Nodes whose values are no tensors, but sizes and the like.
         overwrites: What a node writes into: the storages, by node.
+        random: The nodes that draw random numbers, in order.
         operations: The floating-point operations of a node's matrix products and convolutions, on `sizes[0]` samples.
     """
 
@@ -47,8 +48,9 @@ class Trace:
         self.operations: dict[fx.Node, int] = {}
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         given = dict(zip(placeholders, zip(inputs, samples, strict=True), strict=True))
-        devices = {x.device for x in inputs if isinstance(x, Tensor) and x.device.type == "cuda"}
-        with torch.random.fork_rng(list(devices)), torch.enable_grad():
+        self.random: list[fx.Node] = []
+        self._devices = {x.device for x in inputs if isinstance(x, Tensor) and x.device.type == "cuda"}
+        with torch.random.fork_rng(list(self._devices)), torch.enable_grad():
             for node, (value, of_samples) in given.items():
                 self.values[node] = _few(value, of_samples, size)
                 if of_samples:
@@ -64,10 +66,18 @@ class Trace:
     def _run(self, node: fx.Node) -> None:
         if node.op in ("placeholder", "output"):
             return
+        if is_transform(node.target):
+            raise CollapseError(
+                f"{self.places.name(node)} belongs to a transform of torch.func (vmap, grad, jvp) inside the model: "
+                f"write it without, or use lb.convert{user_line(node)}"
+            )
         reads = {arg: tensors_of(self.values[arg]) for arg in node.all_input_nodes}
         versions = {arg: [version_of(t) for t in tensors] for arg, tensors in reads.items()}
         depends = any(arg in self.carries or self.depends_on_size(arg) for arg in reads)
+        before = random_state(self._devices)
         self.values[node] = self._value(node, depends)
+        if random_state(self._devices) != before:
+            self.random.append(node)
         written = [arg for arg in reads if [version_of(t) for t in reads[arg]] != versions[arg]]
         if written:
             self.overwrites[node] = {storage_of(t) for arg in written for t in reads[arg]}
@@ -90,7 +100,8 @@ class Trace:
             except Exception as error:
                 raise CollapseError(
                     f"{self.places.name(node)} fails on another number of samples than the batch's, so the model "
-                    f"fixes the batch's size there: {_first_line(error)}. Make its shapes follow x.shape[0]"
+                    f"fixes the batch's size there: {_first_line(error)}. Make its shapes follow x.shape[0]; "
+                    f"every argument as long as the batch counts as samples"
                     f"{user_line(node)}"
                 ) from error
             if counted is not None:
@@ -167,7 +178,7 @@ def _few(value: Any, of_samples: bool, size: BatchSize) -> tuple[Any, Any]:
             few = [x.requires_grad_() * 1 for x in few]
         return few[0], few[1]
     if isinstance(value, torch.SymInt):
-        return size.traced if size.counts(value) else (int(value),) * 2
+        return size.traced if size.counts(value) else (int(value), int(value))
     return value, value
 
 
@@ -176,6 +187,12 @@ def _first(x: Tensor, size: int, batch: int) -> Tensor:
     if size <= batch:
         return x[:size].clone()
     return x[torch.arange(size, device=x.device) % batch]
+
+
+def random_state(devices: Iterable[torch.device]) -> list[bytes]:
+    """The state of the generators of the CPU and some devices."""
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    return [state.numpy().tobytes() for state in states]
 
 
 def _first_line(error: Exception) -> str:
