@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, described
 from .rule import BackwardRule, ModelRule
 
 # What stands before a class's own name where it was defined inside something, as dataclasses print it.
@@ -44,6 +44,8 @@ def rule_from_name(text: str) -> BackwardRule:
         >>> lb.rule_from_name("Clipped(low=-2.0)")
         Clipped(low=-2.0, high=1.0)
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LinearBackpropError(f"rule_from_name reads a text such as 'linear', got {described(text)}")
     if "(" not in text:
         return _build(text, [], {})
     try:

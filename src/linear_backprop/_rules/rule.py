@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .._call import Call
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, described
 from .._torch import Function
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -217,7 +217,7 @@ def require_rule(rule: object) -> None:
         return
     if inspect.isclass(rule) and issubclass(rule, BackwardRule):
         raise LinearBackpropError(f"{rule.__name__} is a class; a rule is an instance: {rule.__name__}()")
-    raise LinearBackpropError(f"expected a backward rule such as Linear(), got {rule!r}")
+    raise LinearBackpropError(f"expected a backward rule such as Linear(), got {described(rule)}")
 
 
 def refuse_model_rule(rule: BackwardRule, where: str) -> None:
