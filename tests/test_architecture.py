@@ -1,6 +1,8 @@
 """The arrow between the two packages, the stair inside the library, and what it may import."""
 
 import ast
+import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -117,6 +119,12 @@ def test_help_has_the_public_names_the_functions_first():
     assert set(lb.__all__) == {name for name in vars(lb) if not name.startswith("_")}
     assert lb.__all__[:4] == ["convert", "with_rule", "backward_rule", "collapse"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", lb.__version__)
+    shown = pydoc.plain(pydoc.render_doc(lb))
+    opening = shown[: shown.index("PACKAGE CONTENTS")]
+    functions = [name for name in lb.__all__ if inspect.isfunction(getattr(lb, name)) or name == "backward_rule"]
+    assert len(functions) >= 8
+    assert [name for name in functions if f"{name}(" not in opening] == []
+    assert [name for name in lb.known_rules() if hasattr(lb, name) and f"{name}(" not in opening] == []
 
 
 def test_errors_print_as_users_find_them():
