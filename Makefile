@@ -47,10 +47,10 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.python
 	@$(PIP) --editable ".[docs]"
 	@touch $@
 
+# zennit is a peer in the tests; they do without the torchvision that it asks for.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "Installing what the tests need into $(VENV): PyTorch, and 1 GB of other packages. It takes minutes."
 	@$(PIP) --editable ".[lab,docs,dev]"
-	# A peer in the tests; they do without the torchvision that it asks for.
 	@$(PIP) --no-deps zennit
 	@touch $@
 

@@ -133,12 +133,25 @@ def test_errors_print_as_users_find_them():
 
 
 TYPED = """
+from dataclasses import dataclass
 from typing import Any, assert_type
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import linear_backprop as lb
+
+
+@dataclass(frozen=True)
+class StraightThroughSoftmax(lb.LayerRule):
+    formula = "g"
+    source = "an example"
+    modules = (nn.Softmax,)
+    arguments = {F.softmax: {"input": None, "dim": None}}
+
+    def linear_map(self, call: lb.Call, constants: tuple[Tensor, ...]) -> Tensor:
+        return call.input
 
 
 def scaled(x: Tensor, factor: float = 1.0) -> Tensor:

@@ -19,6 +19,7 @@ What goes wrong raises LinearBackpropError; ConversionError and CollapseError ar
 
 from importlib.metadata import version as _version
 
+from ._call import Call as Call
 from ._catalogue.activations import CATALOGUE as CATALOGUE
 from ._catalogue.activations import Activation as Activation
 from ._catalogue.activations import activation_named as activation_named
@@ -99,6 +100,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "StraightThroughDropout",
     "BackwardRule",
     "LayerRule",
+    "Call",
     "CATALOGUE",
     "LINEAR_LAYERS",
     "Where",
