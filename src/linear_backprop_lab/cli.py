@@ -293,10 +293,10 @@ def _can_download(experiments: Sequence[Experiment], data: Path | None) -> bool:
     """Whether CIFAR-10 is there, or could be downloaded now, lest each run try again; where not, it is said."""
     if data is not None or not any(experiment.on_images for experiment in experiments):
         return True
-    found = load_images()
-    if found.name == "digits":
-        _console.print(f"{escape(found.source)}; name CIFAR-10's folder with --data DIR", highlight=False)
-    return found.name != "digits"
+    found = load_images().name == "cifar10"
+    if not found:
+        _console.print("no CIFAR-10 to download: digits take its place; --data DIR names its folder", highlight=False)
+    return found
 
 
 def _draw(runs: Path, path: Path) -> None:
