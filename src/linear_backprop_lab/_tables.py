@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -50,14 +51,13 @@ def layer_rules_table() -> Table:
     return table
 
 
-def alignment_table(alignment: Alignment) -> Table:
+def alignment_table(alignment: Alignment) -> Group:
     """The cosine with Backprop's gradient, a parameter a row."""
     table = _table("gradient of", "cosine with Backprop's")
     for name, cosine in alignment.by_parameter.items():
         table.add_row(name, "no gradient" if math.isnan(cosine) else f"{cosine:+.3f}")
     table.add_row("all parameters", f"{alignment.cosine:+.3f}", style="bold")
-    table.caption = f"length of the whole gradient: {alignment.norm_ratio:.3g} times Backprop's"
-    return table
+    return Group(table, f"length of the whole gradient: {alignment.norm_ratio:.3g} times Backprop's")
 
 
 def _table(*columns: str) -> Table:
