@@ -55,7 +55,7 @@ def test_the_reference_has_every_public_name():
 
 
 def test_the_site_builds_strictly_loads_nothing_from_the_network_and_opens_from_a_file(tmp_path: Path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
     )
@@ -66,6 +66,7 @@ def test_the_site_builds_strictly_loads_nothing_from_the_network_and_opens_from_
     for page in pages:
         content = page.read_text(encoding="utf-8")
         assert not loaded.search(content), page
+        assert "<blockquote>" not in content, f"{page}: a docstring's section is called Examples"
         # Without a server a folder does not open, and the root is the machine's; 404.html is for servers.
         if page.name != "404.html":
             linked = re.findall(r"""<(?:a|link|script|img)\b[^>]*?\s(?:href|src)=["']?([^"'#>\s]+)""", content)

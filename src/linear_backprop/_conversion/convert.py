@@ -60,7 +60,7 @@ def convert(
         LinearBackpropError: `model` is not a module, `rule` is not a rule, `layers` holds something else than layers'
             rules, or `where` selects nothing, is of no known kind, or is given together with `LocallyExact`.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
         >>> conversion = lb.convert(model, lb.Linear())
         >>> print(conversion)

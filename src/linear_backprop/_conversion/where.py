@@ -36,7 +36,7 @@ def after(path: str) -> After:
     Args:
         path: A module's path as `named_modules` gives it, such as "features.23".
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Tanh())
         >>> [site.path for site in lb.convert(model, where=lb.after("1")).changed]
         ['3']

@@ -41,7 +41,7 @@ def with_rule(function: Callable[P, T], rule: BackwardRule = Linear()) -> Callab
             a rule or is for whole models, or `function` is known not to be elementwise, as softmax. At the call: the
             function does not keep its input's shape, or returns something else than one tensor of a floating dtype.
 
-    Example:
+    Examples:
         >>> sign = lb.with_rule(torch.sign, lb.Clipped())
         >>> x = torch.tensor([-3.0, 0.5], requires_grad=True)
         >>> sign(x).sum().backward()

@@ -22,7 +22,7 @@ def known_rules() -> dict[str, type[BackwardRule]]:
 
     Rules for whole models come last.
 
-    Example:
+    Examples:
         >>> [*lb.known_rules()][:3]
         ['Exact', 'Linear', 'PreActivation']
     """
@@ -40,7 +40,7 @@ def rule_from_name(text: str) -> BackwardRule:
     Raises:
         LinearBackpropError: No such rule (the valid ones are listed), or arguments it does not take.
 
-    Example:
+    Examples:
         >>> lb.rule_from_name("Clipped(low=-2.0)")
         Clipped(low=-2.0, high=1.0)
     """

@@ -42,7 +42,7 @@ class BackwardRule(abc.ABC):
         formula: The cotangent of a, for tables.
         source: The paper it is from.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Scaled(lb.BackwardRule):
@@ -133,7 +133,7 @@ class LayerRule(abc.ABC):
             is there for a function that always does it, too. More that the rule wants to know may follow.
         reproduces_forward: True if the map's values are the layer's own, up to rounding.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class StraightThroughSoftmax(lb.LayerRule):
