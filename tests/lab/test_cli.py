@@ -71,7 +71,7 @@ def test_reproduce_makes_what_is_missing_and_draws_the_report(linear_backprop, t
     code, printed = linear_backprop("reproduce", *options)
     assert code == 0
     assert two_runs == ["Exact()", "Linear()"]
-    assert printed.count("to run") == 2 and "done 2 of 2: Linear()" in printed
+    assert printed.count("to run") == 2 and "done 2 of 2: a run under Linear()" in printed
     assert f"report: {tmp_path / 'report.html'}" in printed
     assert "VGG19" in (tmp_path / "report.html").read_text()
     next((tmp_path / "runs").glob("*/*/record.json")).unlink()
@@ -87,7 +87,7 @@ def test_runs_that_fail_leave_the_others_alone_and_are_listed(linear_backprop, t
     options = ("--runs", root, "--report", tmp_path / "report.html", "--workers", 1)
     code, printed = linear_backprop("reproduce", *options)
     assert code == 1
-    assert "failed Exact(): KeyError: 'Exact()'" in printed and "done 2 of 2: Linear()" in printed
+    assert "failed a run under Exact(): KeyError: 'Exact()'" in printed and "done 2 of 2: a run under" in printed
     assert "1 of the runs failed; see: linear-backprop runs --runs" in printed
     assert f"report: {tmp_path / 'report.html'}" in printed
     code, printed = linear_backprop("runs", "--runs", root)

@@ -2,7 +2,6 @@
 
 from ._damage import damage as damage
 from ._damage import set_aside as set_aside
-from ._differences import differences as differences
 from ._environment import environment as environment
 from ._errors import RunError as RunError
 from ._files import require_writable as require_writable

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from linear_backprop_lab.records import damage, differences, is_locked
+from linear_backprop_lab.records import damage, is_locked
 from linear_backprop_lab.studies import Job
 
 from ._attempt import Outcome
 from ._display import Display
 from ._engine import Engine
+from ._names import names_of
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -43,22 +43,9 @@ class Sweep:
         """The jobs whose run is not complete, or whose record is broken."""
         return [job for job, state in zip(self.jobs, self.states, strict=True) if state != "complete"]
 
-    @property
-    def names(self) -> dict[str, str]:
-        """What tells each run from the others, by its key: the experiment if there are several, rule and settings."""
-        experiments: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for job in self.jobs:
-            experiments.setdefault(job.run.config["experiment"], {})[job.run.key] = job.run.config
-        words = {name: differences(configs) for name, configs in experiments.items()}
-        several = len(words) > 1
-        named = {
-            key: f"{name}: {said}" if several else said for name, each in words.items() for key, said in each.items()
-        }
-        return {job.run.key: named[job.run.key] or job.label for job in self.jobs}
-
     def plan(self) -> Table:
         """What will be run and what is complete already, a run a row."""
-        names = self.names
+        names = names_of(self.jobs)
         table = Table("run", "record", "state", box=None, header_style="bold")
         for job, state in zip(self.jobs, self.states, strict=True):
             table.add_row(escape(names[job.run.key]), job.run.key, _colored(state))
@@ -71,7 +58,7 @@ class Sweep:
             How many failed.
         """
         pending = self.pending
-        with Display(pending, self.names, console) as display:
+        with Display(pending, names_of(self.jobs), console) as display:
             while pending:
                 busy = _round(engine, pending, display)
                 while busy and all(is_locked(job.run) for job in busy):
