@@ -1,24 +1,24 @@
-# Each target works on a fresh machine: it makes .venv first. PYTHON is any Python 3.11 or newer.
+# Each target works on a fresh machine: it makes .venv first, with the packages it needs. PYTHON is any Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: reproduce test lint bench docs clean
 .DEFAULT_GOAL := reproduce
 
-reproduce: $(INSTALLED)  ## Figure 1 in full and the small image comparison; ends with where the report is
+reproduce: $(VENV)/.lab  ## Figure 1 in full and the small image comparison; ends with where the report is
 	$(BIN)/linear-backprop reproduce
 
-test: $(INSTALLED) lint  ## The whole suite
+test: lint  ## The whole suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(INSTALLED)
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(INSTALLED)  ## Every benchmark; minutes, on an otherwise idle machine
+bench: $(VENV)/.dev  ## Every benchmark; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/bench_rules.py --compiled
 	$(BIN)/python benchmarks/bench_ensemble.py
 	$(BIN)/python benchmarks/bench_training.py
@@ -29,16 +29,31 @@ bench: $(INSTALLED)  ## Every benchmark; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/bench_engine.py
 	$(BIN)/python benchmarks/bench_attribution.py
 
-docs: $(INSTALLED)  ## The documentation, into site/
+docs: $(VENV)/.docs  ## The documentation, into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "linear-backprop needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,docs,dev]"
-	# A peer in the tests; they do without the torchvision that it asks for.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps zennit
 	@touch $@
 
-clean:
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
+$(VENV)/.lab: pyproject.toml constraints.txt | $(VENV)/.python
+	@echo "Installing the lab into $(VENV): PyTorch, and 0.4 GB of other packages. It takes minutes, and shows nothing meanwhile."
+	@$(PIP) --editable ".[lab]"
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.python
+	@echo "Installing what makes the documentation into $(VENV): PyTorch, and 0.2 GB of other packages."
+	@$(PIP) --editable ".[docs]"
+	@touch $@
+
+# zennit is a peer in the tests; they do without the torchvision that it asks for.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python
+	@echo "Installing what the tests need into $(VENV): PyTorch, and 1 GB of other packages. It takes minutes."
+	@$(PIP) --editable ".[lab,docs,dev]"
+	@$(PIP) --no-deps zennit
+	@touch $@
+
+clean:  ## Whatever make made, but for the records in runs/
+	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

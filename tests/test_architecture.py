@@ -1,9 +1,12 @@
 """The arrow between the two packages, the stair inside the library, and what it may import."""
 
 import ast
+import inspect
+import pydoc
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 import linear_backprop as lb
 
 LIBRARY = Path(lb.__file__).parent
+ROOT = Path(__file__).parents[1]
 FILES = sorted(LIBRARY.rglob("*.py"))
 # Each room imports only from those above it, and from itself.
 STAIR = [
@@ -90,6 +94,16 @@ def test_the_library_imports_torch_and_the_standard_library_alone(path: Path):
     assert imported(path) - set(sys.stdlib_module_names) <= {"torch"}
 
 
+def test_what_the_lab_imports_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {re.split(r"[^\w-]", each)[0] for each in project["dependencies"] + extras["lab"] + extras["ray"]}
+    modules = {{"scikit-learn": "sklearn"}.get(each, each) for each in declared}
+    files = (LIBRARY.parent / "linear_backprop_lab").rglob("*.py")
+    used = set().union(*map(imported, files)) - set(sys.stdlib_module_names)
+    assert used == modules | {"linear_backprop", "linear_backprop_lab"}
+
+
 def test_importing_the_library_imports_no_lab():
     code = "import sys, linear_backprop; print(*sorted(m for m in sys.modules if m.startswith('linear_backprop_lab')))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
@@ -105,6 +119,12 @@ def test_help_has_the_public_names_the_functions_first():
     assert set(lb.__all__) == {name for name in vars(lb) if not name.startswith("_")}
     assert lb.__all__[:4] == ["convert", "with_rule", "backward_rule", "collapse"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", lb.__version__)
+    shown = pydoc.plain(pydoc.render_doc(lb))
+    opening = shown[: shown.index("PACKAGE CONTENTS")]
+    functions = [name for name in lb.__all__ if inspect.isfunction(getattr(lb, name)) or name == "backward_rule"]
+    assert len(functions) >= 8
+    assert [name for name in functions if f"{name}(" not in opening] == []
+    assert [name for name in lb.known_rules() if hasattr(lb, name) and f"{name}(" not in opening] == []
 
 
 def test_errors_print_as_users_find_them():
@@ -114,22 +134,24 @@ def test_errors_print_as_users_find_them():
 
 TYPED = """
 from dataclasses import dataclass
+from typing import Any, assert_type
 
 import torch
 from torch import Tensor, nn
-from typing import assert_type
+from torch.nn import functional as F
 
 import linear_backprop as lb
 
 
 @dataclass(frozen=True)
-class Scaled(lb.BackwardRule):
-    formula = "factor g"
+class StraightThroughSoftmax(lb.LayerRule):
+    formula = "g"
     source = "an example"
-    factor: float = 0.5
+    modules = (nn.Softmax,)
+    arguments = {F.softmax: {"input": None, "dim": None}}
 
-    def cotangent(self, g: Tensor, a: Tensor, f: lb.Elementwise) -> Tensor:
-        return self.factor * g
+    def linear_map(self, call: lb.Call, constants: tuple[Tensor, ...]) -> Tensor:
+        return call.input
 
 
 def scaled(x: Tensor, factor: float = 1.0) -> Tensor:
@@ -137,7 +159,14 @@ def scaled(x: Tensor, factor: float = 1.0) -> Tensor:
 
 
 def convert_some(model: nn.Module, where: lb.Where) -> lb.Conversion:
-    return lb.convert(model, Scaled(), where)
+    return lb.convert(model, lb.Clipped(), where)
+
+
+def collapse_some(model: nn.Module, x: Tensor) -> Tensor:
+    fast = lb.collapse(model, where=lb.after("3"), layers=lb.LINEAR_LAYERS)
+    with fast.accumulate():
+        assert_type(fast(x), Any)
+    return fast(x)
 
 
 @lb.backward_rule()
@@ -150,8 +179,17 @@ assert_type(step(torch.zeros(3)), Tensor)
 """
 
 
-def test_a_strictly_typed_user_passes_pyright(tmp_path: Path):
+def own_rules(page: str) -> list[str]:
+    """The Python blocks of a page that define a rule."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if "(lb.BackwardRule):" in block]
+
+
+def test_a_strictly_typed_user_passes_pyright_and_so_do_the_documented_rules(tmp_path: Path):
     (tmp_path / "user.py").write_text(TYPED)
+    for page in ("CONTRIBUTING.md", "docs/rules.md"):
+        (block,) = own_rules(page)
+        (tmp_path / f"{Path(page).stem.lower()}.py").write_text(block)
     settings = f'{{"typeCheckingMode": "strict", "extraPaths": ["{LIBRARY.parent}"]}}'
     (tmp_path / "pyrightconfig.json").write_text(settings)
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--project", str(tmp_path)]

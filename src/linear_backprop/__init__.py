@@ -1,12 +1,25 @@
 """Train non-linear networks with a linear backward pass.
 
 The forward pass of a network stays as it is; a backward rule says what the backward pass does at the
-non-linearities. `convert` puts a rule on a model, `with_rule` on a function, `backward_rule` on a block
-of code. Max pooling, batch normalization and dropout have rules of their own, `LINEAR_LAYERS`.
+non-linearities.
+
+    convert(model, rule)          a rule on a model, in place: prints as a table, and `remove()` undoes it
+    with_rule(function, rule)     a rule on a function
+    backward_rule(rule)           a rule on whatever runs in a block, or in a function that it decorates
+    collapse(model, rule)         the same gradients at the cost of C samples (C outputs), whatever the batch
+    after(path)                   for `where`: the modules after that one
+    rule_from_name(text)          a rule from its name or from how it prints; known_rules() has all
+    activation_named(name)        an activation of the CATALOGUE
+
+Rules are values: Linear(), Exact(), PreActivation(), Clipped(), Surrogate(function), MeanLinear(), Blend(...),
+LocallyExact(), and for explanations Guided(), Deconvolution(), Rescale(), Ratio(). Max pooling, batch normalization
+and dropout have rules of their own, LINEAR_LAYERS. A rule of your own is a subclass of BackwardRule or LayerRule.
+What goes wrong raises LinearBackpropError; ConversionError and CollapseError are kinds of it.
 """
 
 from importlib.metadata import version as _version
 
+from ._call import Call as Call
 from ._catalogue.activations import CATALOGUE as CATALOGUE
 from ._catalogue.activations import Activation as Activation
 from ._catalogue.activations import activation_named as activation_named
@@ -87,6 +100,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "StraightThroughDropout",
     "BackwardRule",
     "LayerRule",
+    "Call",
     "CATALOGUE",
     "LINEAR_LAYERS",
     "Where",

@@ -11,7 +11,7 @@ from ._torch import Function
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a function, before or after it runs.
+    """One call of a function, before or after it runs; what a `LayerRule` of one's own is given.
 
     Attributes:
         function: Any callable.

@@ -1,5 +1,9 @@
 """The library's errors: each says what was wrong, what was given, and what to do."""
 
+from torch import nn
+
+_LONGEST = 80
+
 
 class LinearBackpropError(ValueError):
     """Anything the library refuses; the base of its other errors."""
@@ -17,3 +21,29 @@ class CollapseError(LinearBackpropError):
     """A model whose backward pass depends on the sample and so cannot be collapsed."""
 
     __module__ = "linear_backprop"  # where users find it
+
+
+def described(value: object) -> str:
+    """A value in a message: as it prints where that is short, else its type."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    printed = repr(value)
+    return printed if len(printed) <= _LONGEST and "\n" not in printed else f"a value of type {type(value).__name__}"
+
+
+def require_module(model: object, taker: str, instead: str) -> None:
+    """Refuse what is not a module, a class given in place of its instance above all.
+
+    Args:
+        model: What was given.
+        taker: The function that takes it.
+        instead: What does the same to a function.
+    """
+    if isinstance(model, nn.Module):
+        return
+    remedy = "give the model, an nn.Module"
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        remedy = f"make one: {model.__name__}(...)"
+    elif callable(model):
+        remedy = f"for a function use {instead}"
+    raise LinearBackpropError(f"{taker} takes a module, got {described(model)}; {remedy}")

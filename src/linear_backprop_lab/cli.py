@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
-import math
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +12,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 import linear_backprop as lb
-from linear_backprop.diagnostics import Alignment, collapse_error, gradient_alignment
+from linear_backprop.diagnostics import collapse_error, gradient_alignment
+from linear_backprop_lab._help import Command, Group
 from linear_backprop_lab._own_model import OwnModelError, collapsible, converted, loss, own_model
-from linear_backprop_lab.data import DataError
-from linear_backprop_lab.records import RunError, listing
+from linear_backprop_lab._tables import alignment_table, experiments_table, layer_rules_table, rules_table, runs_table
+from linear_backprop_lab.data import DataError, load_images
+from linear_backprop_lab.records import RunError, listing, require_writable
 from linear_backprop_lab.report import ReportError, check_report_path, write_report
 from linear_backprop_lab.studies import (
     EXPERIMENTS,
+    Experiment,
     Only,
     Scale,
     awaited,
@@ -40,7 +40,11 @@ from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_en
 _FAILED, _INTERRUPTED = 1, 130
 _RULE_EXAMPLES = ("linear", "pre-activation", '"Clipped(low=-2.0)"', '"Blend(Linear(), Exact(), 0.5)"')
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
+_LIST = "list"
+
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False
+)
 _console = Console()
 
 
@@ -79,6 +83,8 @@ _EXPERIMENTS = "\n\n".join(
     f"[bold]{', '.join((experiment.name, *experiment.views))}[/]  {experiment.summary}" for experiment in EXPERIMENTS
 )
 
+_VIEWS = f"\nParts by name: {', '.join(view for experiment in EXPERIMENTS for view in experiment.views)}"
+
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder the records lie in.")]
 Report = Annotated[
     Path,
@@ -100,6 +106,8 @@ def _everything(
 
     [bold]linear-backprop reproduce[/]  makes the paper's first figure and a small comparison on images, in minutes
 
+    [bold]linear-backprop reproduce list[/]  lists the experiments
+
     [bold]linear-backprop runs[/]  lists what is recorded, finished or not
 
     [bold]linear-backprop rules[/]  lists the backward rules
@@ -109,6 +117,7 @@ def _everything(
 
 
 @app.command(
+    cls=Command,
     epilog=f"""The experiments; names after the first are views of the same runs:\n\n{_EXPERIMENTS}
 
 For example:\n\n[bold]linear-backprop reproduce[/]
@@ -121,12 +130,12 @@ For example:\n\n[bold]linear-backprop reproduce[/]
 
 [bold]linear-backprop reproduce images --engine ray --address auto --gpus-per-run 0.25[/]
 
-[bold]torchrun --nproc-per-node 8 -m linear_backprop_lab reproduce fig4 --scale paper[/]"""
+[bold]torchrun --nproc-per-node 8 -m linear_backprop_lab reproduce fig4 --scale paper[/]""",
 )
 def reproduce(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT", help="Which, listed below, or all; fig1 and images if none is named."),
+        typer.Argument(metavar="EXPERIMENT", help="Which, or all; fig1 and images if none is named; list lists them."),
     ] = None,
     scale: Annotated[
         Scale,
@@ -149,7 +158,7 @@ def reproduce(
         bool, typer.Option("--offline", help="Download nothing; without CIFAR-10, use scikit-learn's digits.")
     ] = False,
     engine: Annotated[
-        EngineName, typer.Option(help="local: processes of this machine; ray: a cluster, pip install .[ray].")
+        EngineName, typer.Option(help="local: processes of this machine; ray: a cluster, pip install '.\\[ray]'.")
     ] = EngineName.LOCAL,
     workers: Annotated[
         int | None,
@@ -177,12 +186,17 @@ def reproduce(
     """
     if follows():
         return follow()
+    if experiments == [_LIST]:
+        return _console.print(experiments_table(), _VIEWS, highlight=False)
     with _usage():
         chosen = experiments_named(experiments or [])
         check_report_path(report)
         chosen_engine = choose_engine(engine, workers, address, gpus_per_run)
         wanted = [Only.parse(setting) for setting in only or ()]
-        settings = (chosen, runs.resolve(), scale, data, not offline)
+    require_writable(runs, "--runs")
+    require_writable(report.parent, "--report")
+    settings = (chosen, runs.resolve(), scale, data, not offline and _can_download(chosen, data))
+    with _usage():
         if wanted:
             check_settings(jobs_of(*settings), wanted)
     failed = 0
@@ -203,7 +217,7 @@ def reproduce(
         raise typer.Exit(_FAILED)
 
 
-@app.command(name="runs")
+@app.command(name="runs", cls=Command)
 def list_runs(runs: Runs = Path("runs")) -> None:
     """List what is recorded: complete, diverged, running, unfinished, failed, broken or set aside.
 
@@ -214,17 +228,10 @@ def list_runs(runs: Runs = Path("runs")) -> None:
     found = listing(runs)
     if not found:
         raise RunError(f"no record lies below {runs}; make some with: linear-backprop reproduce")
-    columns = ("experiment", "record", "settings", "state", "best accuracy", "seconds")
-    table = Table(*columns, box=None, header_style="bold")
-    for run in found:
-        accuracy = "" if run.best_accuracy is None else f"{100 * run.best_accuracy:.1f}%"
-        seconds = "" if run.seconds is None else f"{run.seconds:.0f}"
-        state = f"{run.state} ({run.detail})" if run.detail else run.state
-        table.add_row(run.experiment, run.folder.name, *map(escape, (run.settings, state)), accuracy, seconds)
-    _console.print(table, highlight=False)
+    _console.print(runs_table(found), highlight=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(runs: Runs = Path("runs"), report: Report = Path("runs/report.html")) -> None:
     """Draw the report again, from records alone: nothing is run.
 
@@ -237,21 +244,15 @@ def report(runs: Runs = Path("runs"), report: Report = Path("runs/report.html"))
     _draw(runs, report)
 
 
-@app.command()
+@app.command(cls=Command)
 def rules() -> None:
     """List the backward rules: what each sends to a pre-activation, or a layer's input, a when h receives g."""
-    table = Table("rule", "cotangent of a", "where it is from", box=None, header_style="bold")
-    for rule in lb.known_rules().values():
-        table.add_row(_call(rule), rule.formula, rule.source)
-    _console.print(table, highlight=False)
-    layers = Table("rule for layers", "cotangent of a", "where it is from", box=None, header_style="bold")
-    for layer in lb.LINEAR_LAYERS:
-        layers.add_row(repr(layer), layer.formula, layer.source)
-    _console.print("", layers, "\nIn Python: lb.convert(model, lb.Linear(), layers=lb.LINEAR_LAYERS)", highlight=False)
+    _console.print(rules_table(), "", layer_rules_table(), highlight=False)
+    _console.print("\nIn Python: lb.convert(model, lb.Linear(), layers=lb.LINEAR_LAYERS)", highlight=False)
     _console.print("\nExamples for --rule:", *_RULE_EXAMPLES, sep="\n  ", highlight=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def convert_check(
     target: Annotated[
         str,
@@ -282,26 +283,20 @@ def convert_check(
         own = own_model(target, _shape(input_shape))
     _console.print(converted(own, backward_rule, where), highlight=False, markup=False, soft_wrap=True)
     alignment = gradient_alignment(own.model, backward_rule, own.inputs, loss, where)
-    _console.print("", _alignment_table(alignment), highlight=False)
+    _console.print("", alignment_table(alignment), highlight=False)
     if collapsed_rule is not None:
         error = collapse_error(own.model, own.inputs, loss, collapsed_rule, where)
         _console.print(f"\ncollapsed gradients: within {error:.1e} of convert's (relative)", highlight=False)
 
 
-def _call(rule: type[lb.BackwardRule]) -> str:
-    """How a rule is written, arguments and their defaults included."""
-    parameters = inspect.signature(rule).parameters.values()
-    given = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
-    return f"{rule.__name__}({', '.join(given)})"
-
-
-def _alignment_table(alignment: Alignment) -> Table:
-    table = Table("gradient of", "cosine with Backprop's", box=None, header_style="bold")
-    for name, cosine in alignment.by_parameter.items():
-        table.add_row(name, "no gradient" if math.isnan(cosine) else f"{cosine:+.3f}")
-    table.add_row("all parameters", f"{alignment.cosine:+.3f}", style="bold")
-    table.caption = f"length of the whole gradient: {alignment.norm_ratio:.3g} times Backprop's"
-    return table
+def _can_download(experiments: Sequence[Experiment], data: Path | None) -> bool:
+    """Whether CIFAR-10 is there, or could be downloaded now, lest each run try again; where not, it is said."""
+    if data is not None or not any(experiment.on_images for experiment in experiments):
+        return True
+    found = load_images().name == "cifar10"
+    if not found:
+        _console.print("no CIFAR-10 to download: digits take its place; --data DIR names its folder", highlight=False)
+    return found
 
 
 def _draw(runs: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import requests
 from lab.made_up import image_config, image_run
 from rich.console import Console
 
@@ -60,7 +61,7 @@ def two_runs(tmp_path, monkeypatch):
         rules = ("Exact()", "Linear()")
         return [Job(Run(root, image_config(rule)), f"a run under {rule}", 1, partial(make, rule)) for rule in rules]
 
-    experiment = Experiment("made-up", "two runs", "images", jobs, image_job)
+    experiment = Experiment("made-up", "two runs", "images", jobs, image_job, on_images=False)
     monkeypatch.setattr(cli, "experiments_named", lambda names: [experiment])
     return made
 
@@ -154,6 +155,16 @@ def test_only_runs_with_a_setting_are_made(linear_backprop, two_runs, tmp_path):
         (["convert-check", "torch.nn:ReLU", "--input-shape", "3,0"], 2, "'3,0' is not a shape; give positive sizes"),
         (["convert-check", "torch.nn:Identity"], 1, "error: the model has no elementwise activation to change."),
         (["nonsense"], 2, "nonsense"),
+        (
+            ["reproduce", "--runs", "/proc/none"],
+            1,
+            "error: /proc/none cannot be written (No such file or directory); name",
+        ),
+        (
+            ["reproduce", "--report", "/proc/none/r.html"],
+            1,
+            "cannot be written (No such file or directory); name another",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_and_told_apart(linear_backprop, monkeypatch, tmp_path, arguments, code, message):
@@ -280,6 +291,59 @@ def test_rules_lists_every_rule_with_its_formula(linear_backprop):
     for part in ("Exact() g * f'(a)", "PreActivation() g * a", "Clipped(low=-1.0, high=1.0) g if low <= a <= high"):
         assert part in printed
     assert "ConstantStatistics() g * weight / sqrt(var + eps)" in printed
+
+
+def test_a_folder_that_cannot_be_written_is_said_once_before_anything_is_run(linear_backprop, two_runs, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    code, printed = linear_backprop("reproduce", "--runs", tmp_path / "runs", "--report", tmp_path / "report.html")
+    assert code == 1 and two_runs == []
+    assert printed == f"error: {tmp_path}/runs cannot be written (File exists); name another place with --runs"
+
+
+def test_a_missing_network_is_said_once_and_no_run_tries_again(linear_backprop, monkeypatch, tmp_path):
+    monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried = []
+
+    def unplugged(url, **_):
+        tried.append(url)
+        raise requests.ConnectionError("unplugged")
+
+    monkeypatch.setattr(requests, "get", unplugged)
+    options = ("--workers", 1, "--runs", tmp_path / "runs", "--report", tmp_path / "report.html")
+    code, printed = linear_backprop("reproduce", "images", "--scale", "smoke", *options)
+    assert code == 0 and len(tried) == 1
+    assert printed.count("no CIFAR-10 to download: digits take its place; --data DIR names its folder") == 1
+    assert "http" not in printed and printed.count("done ") == 8
+    code, printed = linear_backprop("reproduce", "fig1", "--only", "activation=none", *options)
+    assert code == 2 and len(tried) == 1  # it needs no images
+
+
+def test_without_the_extra_the_command_says_what_to_type(tmp_path):
+    """The library alone is installed: whatever the lab needs beside it is missing."""
+    hidden = "import sys; sys.modules['typer'] = None; from linear_backprop_lab.__main__ import main; main()"
+    ran = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stdout == ""
+    assert ran.stderr == (
+        "linear-backprop: typer is not installed; the command needs the lab, in the clone: pip install '.[lab]'\n"
+    )
+
+
+def test_the_experiments_are_listed(linear_backprop):
+    code, printed = linear_backprop("reproduce", "list")
+    assert code == 0
+    assert all(name in printed for name in experiment_names() if name != "all")
+    assert (
+        "images a narrow VGG19 with tanh on a part of CIFAR-10, Backprop against Linear Backprop (by default)"
+        in printed
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["reproduce"], ["runs"], ["report"], ["rules"], ["convert-check"]])
+def test_help_shows_extras_and_no_type_of_flags(linear_backprop, command):
+    code, printed = linear_backprop(*command, "--help")
+    assert code == 0 and "<bool>" not in printed and "Show this message and exit" in printed
+    assert command != ["reproduce"] or "'.[ray]'" in printed
 
 
 def test_help_names_every_experiment_and_gives_examples(linear_backprop):

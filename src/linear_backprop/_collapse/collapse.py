@@ -36,7 +36,7 @@ from torch import fx, nn
 
 from .._conversion.patch import is_converted
 from .._conversion.where import Where, selector
-from .._errors import CollapseError, LinearBackpropError
+from .._errors import CollapseError, LinearBackpropError, require_module
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
@@ -101,13 +101,12 @@ def collapse(
         CollapseError: The model is converted. At the call: its graph cannot be captured, or an operation in it is
             not affine in each sample. Named are the operation, its module, the line and what to do.
     """
+    require_module(model, "collapse", "with_rule")
     require_rule(rule)
     if not isinstance(rule, CollapsibleRule):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LinearBackpropError(
             f"collapse takes Linear(), MeanLinear() or LocallyExact(...), got {rule!r}; use convert for others"
         )
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise LinearBackpropError(f"collapse takes a module, got {model!r}")
     return Collapsed(
         model,
         rule,
@@ -194,6 +193,19 @@ class Collapsed(nn.Module):
             raise CollapseError("a collapsed model does not run under torch.func or forward-mode AD: use lb.convert")
         return self._captured(*args, **kwargs)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of the model's parameters.
+
+        Raises:
+            LinearBackpropError: Inside `accumulate()`, after a backward pass: its gradients come when the block ends.
+        """
+        if self._accumulation is not None and self._accumulation.groups:
+            raise LinearBackpropError(
+                "zero_grad() inside accumulate() cannot take back the micro-batches before it, whose gradients are "
+                "added when the block ends; call it before the block, or begin another block"
+            )
+        super().zero_grad(set_to_none)
+
     def collapses(self, samples: int) -> bool:
         """Whether a batch of so many samples is collapsed, or takes the ordinary backward pass; after a first call.
 
@@ -220,8 +232,9 @@ class Collapsed(nn.Module):
             optimizer.step()
 
         Inside, `backward()` only adds to the aggregates, of fixed size, and nothing of a micro-batch is kept;
-        the gradients are added to `.grad` when the block ends without an exception. The parameters must not
-        change inside. The input's own gradient is not to be had this way.
+        the gradients are added to `.grad` when the block ends without an exception, so that `zero_grad()` belongs
+        before the block and the optimizer's step after it. The parameters must not change inside. The input's own
+        gradient is not to be had this way.
 
         Raises:
             LinearBackpropError: The block is inside another, no backward pass ran inside, an input takes a gradient,

@@ -51,7 +51,7 @@ class LocallyExact(ModelRule):
             `collapse`, at the backward pass.
         CollapseError: At the call: the model's graph cannot be captured.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
         >>> conversion = lb.convert(model, lb.LocallyExact(lb.Linear()))
         >>> model(torch.ones(3, 4)).sum().backward()

@@ -117,7 +117,7 @@ def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = (
         LinearBackpropError: `rule` is not a rule or is for whole models, or `layers` holds something else than
             layers' rules.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-3.0, 3.0], requires_grad=True)
         >>> with lb.backward_rule(lb.Linear()):
         ...     loss = x.relu().sum()

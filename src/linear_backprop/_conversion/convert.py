@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, require_module
 from .._rules.elementwise import Linear
 from .._rules.layers import require_layers
 from .._rules.rule import BackwardRule, LayerRule, ModelRule, require_rule
@@ -60,7 +60,7 @@ def convert(
         LinearBackpropError: `model` is not a module, `rule` is not a rule, `layers` holds something else than layers'
             rules, or `where` selects nothing, is of no known kind, or is given together with `LocallyExact`.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
         >>> conversion = lb.convert(model, lb.Linear())
         >>> print(conversion)
@@ -69,7 +69,7 @@ def convert(
         1 changed, 0 left alone
         >>> conversion.remove()
     """
-    _require_module(model)
+    require_module(model, "convert", "with_rule")
     require_rule(rule)
     if isinstance(rule, ModelRule) and where is not None:
         raise LinearBackpropError(
@@ -93,19 +93,6 @@ def convert(
         remove_all(patches.placed)
         raise
     return Conversion(report, undo=partial(remove_all, patches.placed))
-
-
-def _require_module(model: object) -> None:
-    """Refuse what is not a module, a class given in place of its instance above all."""
-    if isinstance(model, nn.Module):
-        return
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        raise LinearBackpropError(
-            f"convert takes a module, got the class {model.__name__}; make one: {model.__name__}()"
-        )
-    if callable(model):
-        raise LinearBackpropError(f"convert takes a module, got {model!r}; use with_rule for functions")
-    raise LinearBackpropError(f"convert takes a module, got {model!r}")
 
 
 def _list_call(report: Report, opaque: frozenset[str], path: str, function: Function) -> None:

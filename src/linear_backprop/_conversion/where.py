@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, described
 
 Predicate = Callable[[str, nn.Module], bool]
 """True for a path and a module that are to be selected."""
@@ -35,7 +36,7 @@ def after(path: str) -> After:
     Args:
         path: A module's path as `named_modules` gives it, such as "features.23".
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Tanh())
         >>> [site.path for site in lb.convert(model, where=lb.after("1")).changed]
         ['3']
@@ -57,17 +58,41 @@ def selector(where: Where, model: nn.Module) -> Predicate:
     if isinstance(where, str):
         return _globs([where], model)
     if isinstance(where, type):
-        raise LinearBackpropError(
-            f"where={where.__name__} is a class; to select by class, give "
-            f"where=lambda path, module: isinstance(module, {where.__name__})"
-        )
+        raise _by_class(where)
+    if isinstance(where, nn.Module):
+        raise _unknown(where)
     if callable(where):
-        return where
+        return _predicate(where)
     if isinstance(where, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         return _globs(list(where), model)
-    raise LinearBackpropError(
-        f"where must be a glob, a list of globs, a predicate (path, module) -> bool or after(path), got {where!r}"
+    raise _unknown(where)
+
+
+def _unknown(where: object) -> LinearBackpropError:
+    return LinearBackpropError(
+        f"where must be a glob on modules' paths, a list of globs, a predicate (path, module) -> bool or after(path), "
+        f"got {described(where)}"
     )
+
+
+def _by_class(given: type) -> LinearBackpropError:
+    return LinearBackpropError(
+        f"where={given.__name__} is a class; to select by class, give "
+        f"where=lambda path, module: isinstance(module, {given.__name__})"
+    )
+
+
+def _predicate(where: Predicate) -> Predicate:
+    try:
+        inspect.signature(where).bind("path", nn.Identity())
+    except TypeError as error:
+        raise LinearBackpropError(
+            f"where is called with a path and a module, which {described(where)} does not take ({error}); give "
+            f"where=lambda path, module: ..."
+        ) from error
+    except ValueError:  # a builtin that does not say what it takes
+        pass
+    return where
 
 
 def _after(path: str, paths: list[str]) -> Predicate:
@@ -78,12 +103,14 @@ def _after(path: str, paths: list[str]) -> Predicate:
     return lambda path, module: path in later
 
 
-def _globs(globs: list[str], model: nn.Module) -> Predicate:
+def _globs(globs: list[object], model: nn.Module) -> Predicate:
     """A module that has several paths is selected by any of them, and known by its first."""
     first = {module: path for path, module in model.named_modules()}
     every = list(model.named_modules(remove_duplicate=False))
     selected: set[str] = set()
     for glob in globs:
+        if not isinstance(glob, str):
+            raise _by_class(glob) if isinstance(glob, type) else _unknown(glob)
         matching = {first[module] for path, module in every if fnmatchcase(path, glob)}
         if not matching:
             raise LinearBackpropError(

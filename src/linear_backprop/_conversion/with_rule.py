@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._call import Call
 from .._catalogue.activations import FORMS
 from .._catalogue.not_elementwise import FUNCTIONS
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, described
 from .._rules.elementwise import Linear
 from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
 from .._torch import Function, version_of
@@ -41,7 +41,7 @@ def with_rule(function: Callable[P, T], rule: BackwardRule = Linear()) -> Callab
             a rule or is for whole models, or `function` is known not to be elementwise, as softmax. At the call: the
             function does not keep its input's shape, or returns something else than one tensor of a floating dtype.
 
-    Example:
+    Examples:
         >>> sign = lb.with_rule(torch.sign, lb.Clipped())
         >>> x = torch.tensor([-3.0, 0.5], requires_grad=True)
         >>> sign(x).sum().backward()
@@ -51,9 +51,9 @@ def with_rule(function: Callable[P, T], rule: BackwardRule = Linear()) -> Callab
     require_rule(rule)
     refuse_model_rule(rule, "with_rule")
     if isinstance(function, nn.Module):
-        raise LinearBackpropError(f"with_rule takes a function, got the module {function}; use convert for modules")
-    if not callable(function):
-        raise LinearBackpropError(f"with_rule takes a function, got {function!r}")
+        raise LinearBackpropError(f"with_rule takes a function, got {described(function)}; use convert for modules")
+    if not callable(function) or isinstance(function, type):
+        raise LinearBackpropError(f"with_rule takes a function such as torch.relu, got {described(function)}")
     row = FUNCTIONS.get(function.func if isinstance(function, partial) else function)
     if row is not None:
         reason = (row.in_conversion or row.in_collapse).reason

@@ -24,7 +24,7 @@ class Guided(BackwardRule):
     At a = 0, and where a or g is NaN, the cotangent is 0. Not linear in g: forward-mode differentiation applies the
     same formula to the tangent, which is not the transpose. Source: Springenberg et al. (2015), section 3.4.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 2.0, 3.0], requires_grad=True)
         >>> lb.with_rule(torch.relu, lb.Guided())(x).backward(torch.tensor([1.0, 1.0, -1.0]))
         >>> x.grad
@@ -46,7 +46,7 @@ class Deconvolution(BackwardRule):
     The same for every a, at kinks, infinities and NaN, too; 0 where g is NaN. Saves nothing for the backward pass. Not
     linear in g, as `Guided` is not. Source: Zeiler and Fergus (2014), section 2.1.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 2.0, 3.0], requires_grad=True)
         >>> lb.with_rule(torch.relu, lb.Deconvolution())(x).backward(torch.tensor([1.0, 1.0, -1.0]))
         >>> x.grad
@@ -82,7 +82,7 @@ class Rescale(BackwardRule):
     Raises:
         LinearBackpropError: epsilon is negative; at the backward pass: the batch has no two halves.
 
-    Example:
+    Examples:
         >>> pair = torch.tensor([3.0, -1.0], requires_grad=True)  # an input and its baseline
         >>> lb.with_rule(torch.relu, lb.Rescale())(pair).sum().backward()
         >>> pair.grad  # (3 - 0) / (3 - -1)
@@ -118,7 +118,7 @@ class Ratio(BackwardRule):
     -inf it is 0 for ReLU and its kin; NaN where infinity is divided by infinity, and at NaN.
     Source: Achtibat et al. (2024), AttnLRP, proposition 3.1.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
         >>> lb.with_rule(F.silu, lb.Ratio())(x).sum().backward()
         >>> x.grad  # silu(a) / a = sigmoid(a)

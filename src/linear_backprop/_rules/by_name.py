@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, described
 from .rule import BackwardRule, ModelRule
 
 # What stands before a class's own name where it was defined inside something, as dataclasses print it.
@@ -22,7 +22,7 @@ def known_rules() -> dict[str, type[BackwardRule]]:
 
     Rules for whole models come last.
 
-    Example:
+    Examples:
         >>> [*lb.known_rules()][:3]
         ['Exact', 'Linear', 'PreActivation']
     """
@@ -40,10 +40,12 @@ def rule_from_name(text: str) -> BackwardRule:
     Raises:
         LinearBackpropError: No such rule (the valid ones are listed), or arguments it does not take.
 
-    Example:
+    Examples:
         >>> lb.rule_from_name("Clipped(low=-2.0)")
         Clipped(low=-2.0, high=1.0)
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LinearBackpropError(f"rule_from_name reads a text such as 'linear', got {described(text)}")
     if "(" not in text:
         return _build(text, [], {})
     try:

@@ -35,7 +35,7 @@ class Exact(BackwardRule):
     At a kink it is PyTorch's choice of subgradient, listed per kink in the catalogue.
     Source: Yazdani (2018), Algorithm 1.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
         >>> with lb.backward_rule(lb.Linear()):
         ...     with lb.backward_rule(lb.Exact()):  # Backprop again, inside
@@ -59,7 +59,7 @@ class Linear(BackwardRule):
     Saves nothing for the backward pass and runs no backward kernel. The same everywhere: at kinks,
     infinities and NaN the cotangent is g. Source: Yazdani (2018), title, abstract and prose.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
         >>> lb.with_rule(torch.relu, lb.Linear())(x).sum().backward()
         >>> x.grad
@@ -86,7 +86,7 @@ class PreActivation(BackwardRule):
     At a = +-inf the cotangent is +-inf (NaN where g = 0); NaN at NaN.
     Source: Yazdani (2018), Algorithm 2, the line g <- g * a^(k).
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
         >>> lb.with_rule(torch.relu, lb.PreActivation())(x).sum().backward()
         >>> x.grad
@@ -111,7 +111,7 @@ class Clipped(BackwardRule):
     Raises:
         LinearBackpropError: low is not below high.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 0.5, 2.0], requires_grad=True)
         >>> lb.with_rule(torch.sign, lb.Clipped())(x).sum().backward()
         >>> x.grad
@@ -150,7 +150,7 @@ class Surrogate(BackwardRule):
     Raises:
         LinearBackpropError: The name is not in the catalogue, or `function` cannot be called.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
         >>> lb.with_rule(torch.relu, lb.Surrogate("sigmoid"))(x).sum().backward()
         >>> x.grad
@@ -198,7 +198,7 @@ class MeanLinear(BackwardRule):
     Raises:
         LinearBackpropError: At the backward pass: a has no such dimension, or no other to take the mean over.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[-2.0], [2.0]], requires_grad=True)  # two samples of one unit
         >>> lb.with_rule(torch.relu, lb.MeanLinear())(x).sum().backward()
         >>> x.grad.tolist()
@@ -241,7 +241,7 @@ class Blend(BackwardRule):
         LinearBackpropError: The weight is a number outside [0, 1] or a tensor of more than one value,
             or a part is not a rule.
 
-    Example:
+    Examples:
         >>> weight = torch.tensor(0.0)
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
         >>> conversion = lb.convert(model, lb.Blend(lb.Linear(), lb.Exact(), weight))

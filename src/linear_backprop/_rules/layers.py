@@ -55,7 +55,7 @@ class AveragedMaximum(LayerRule):
     pass of adaptive average pooling. Where indices are returned they are the maximum's, as before; only
     the values follow the rule. The same at ties, infinities and NaN. Source: as for `Linear`.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[1.0, 3.0, 2.0, 5.0]], requires_grad=True)
         >>> with lb.backward_rule(layers=[lb.AveragedMaximum()]):
         ...     F.max_pool1d(x, 2).sum().backward()
@@ -107,7 +107,7 @@ class ConstantStatistics(LayerRule):
     statistics of each sample. These differ by sample: `collapse` refuses them. Source: as for `Linear`; for layer
     normalization, Ali et al. (2022), LRP of transformers.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[-2.0], [2.0]], requires_grad=True)
         >>> with lb.backward_rule(layers=[lb.ConstantStatistics()]):
         ...     F.batch_norm(x, None, None, training=True).sum().backward()
@@ -193,7 +193,7 @@ class StraightThroughDropout(LayerRule):
     Alpha dropout and dropout of whole channels likewise. Inactive dropout is the identity and is left as it is.
     Source: as for `Linear`.
 
-    Example:
+    Examples:
         >>> x = torch.zeros(3, requires_grad=True)
         >>> with lb.backward_rule(layers=[lb.StraightThroughDropout()]):
         ...     F.dropout(x, 0.5).sum().backward()

@@ -47,7 +47,7 @@ class RescaledMaximum(LayerRule):
     Raises:
         LinearBackpropError: epsilon is negative; at the forward pass: the batch has no two halves.
 
-    Example:
+    Examples:
         >>> pair = torch.tensor([[1.0, 4.0], [2.0, 0.0]], requires_grad=True)  # an input and its baseline
         >>> with lb.backward_rule(layers=[lb.RescaledMaximum()]):
         ...     F.max_pool1d(pair[:, None], 2).sum().backward()

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .._call import Call
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, described
 from .._torch import Function
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -42,7 +42,7 @@ class BackwardRule(abc.ABC):
         formula: The cotangent of a, for tables.
         source: The paper it is from.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Scaled(lb.BackwardRule):
@@ -133,7 +133,7 @@ class LayerRule(abc.ABC):
             is there for a function that always does it, too. More that the rule wants to know may follow.
         reproduces_forward: True if the map's values are the layer's own, up to rounding.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class StraightThroughSoftmax(lb.LayerRule):
@@ -217,7 +217,7 @@ def require_rule(rule: object) -> None:
         return
     if inspect.isclass(rule) and issubclass(rule, BackwardRule):
         raise LinearBackpropError(f"{rule.__name__} is a class; a rule is an instance: {rule.__name__}()")
-    raise LinearBackpropError(f"expected a backward rule such as Linear(), got {rule!r}")
+    raise LinearBackpropError(f"expected a backward rule such as Linear(), got {described(rule)}")
 
 
 def refuse_model_rule(rule: BackwardRule, where: str) -> None:

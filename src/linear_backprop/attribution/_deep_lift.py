@@ -37,7 +37,7 @@ class DeepLift:
     Raises:
         LinearBackpropError: `model` is no module, or `eps` is negative.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
         >>> x = torch.randn(5, 3)
         >>> attributions = lb.attribution.DeepLift(model).attribute(x, target=1)

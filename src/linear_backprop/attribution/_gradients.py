@@ -59,7 +59,7 @@ class GuidedBackprop(_GradientUnderARule):
     Raises:
         LinearBackpropError: `model` is no module.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> lb.attribution.GuidedBackprop(model).attribute(torch.randn(5, 3), target=1).shape
         torch.Size([5, 3])
@@ -79,7 +79,7 @@ class Deconvolution(_GradientUnderARule):
     Raises:
         LinearBackpropError: `model` is no module.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> lb.attribution.Deconvolution(model).attribute(torch.randn(5, 3), target=1).shape
         torch.Size([5, 3])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._conversion.convert import convert
 from .._conversion.patch import plain_copy
 from .._conversion.where import Where
+from .._errors import require_module
 from .._rules.rule import BackwardRule
 from ._gradients import LossFn, gradients_of
 
@@ -51,10 +52,11 @@ def gradient_alignment(
         where: As in `convert`.
 
     Raises:
-        LinearBackpropError: The model has no parameter that requires grad, `loss_fn` is no function, or the loss is
-            not a scalar.
+        LinearBackpropError: `model` is no module or has no parameter that requires grad, the batch is empty, `loss_fn`
+            is no function of the output alone, or the loss is not a real scalar that depends on a parameter.
         ConversionError: As in `convert`.
     """
+    require_module(model, "gradient_alignment", "a module that calls it")
     ruled = plain_copy(model)
     convert(ruled, rule, where)
     true = gradients_of(plain_copy(model), inputs, loss_fn)

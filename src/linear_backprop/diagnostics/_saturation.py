@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .._catalogue.activations import MODULES
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, require_module
 from .._torch import unseen_by_modes
+from ._inputs import arguments_of
 
 
 def saturation(model: nn.Module, inputs: Tensor | tuple[Any, ...], threshold: float = 0.1) -> dict[str, float]:
@@ -27,8 +28,10 @@ def saturation(model: nn.Module, inputs: Tensor | tuple[Any, ...], threshold: fl
             derivative is 0.25 at most, beyond |a| = 2.06.
 
     Raises:
-        LinearBackpropError: The model ran no activation module.
+        LinearBackpropError: The model ran no activation module, or the batch is empty.
     """
+    require_module(model, "saturation", "a module of torch.nn")
+    arguments = arguments_of(inputs)
     counts: dict[str, tuple[Tensor, int]] = {}
 
     def hook(path: str) -> Any:
@@ -47,7 +50,7 @@ def saturation(model: nn.Module, inputs: Tensor | tuple[Any, ...], threshold: fl
     ]
     try:
         with torch.no_grad():
-            model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
+            model(*arguments)
     finally:
         for handle in handles:
             handle.remove()

@@ -43,6 +43,7 @@ def fetch_cifar10(archive: Archive, cache: Path) -> Path:
         DataError: The download was cut off, has the wrong hash, lacks a file, or cannot be stored.
     """
     name = archive.url.rpartition("/")[2]
+    pooch.get_logger().setLevel("WARNING")  # It says on stderr what it downloads; the bar does, too.
     try:
         path = pooch.retrieve(
             archive.url,

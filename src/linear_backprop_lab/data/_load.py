@@ -37,7 +37,7 @@ def load_images(folder: Path | None = None, *, download: bool = True) -> ImageDa
     if cached.is_dir():
         return _read_cached(cached)
     if not download:
-        return load_digits("no folder was given and no download wanted")
+        return load_digits("no folder was given and none was downloaded")
     return _download_or_digits()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,6 +32,25 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Make a folder and see that it takes a file, before anything is run for it.
+
+    Args:
+        folder: Where files are to be written.
+        option: Of the command line, that names another.
+
+    Raises:
+        RunError: It cannot be made, or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 12))
+            file.flush()
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error.strerror}); name another place with {option}") from error
 
 
 def append_line(path: Path, line: str) -> None:

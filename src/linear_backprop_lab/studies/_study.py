@@ -29,6 +29,7 @@ class Experiment:
         job: A run of `records` from its configuration, in any process; the other arguments are those of `jobs`.
         views: Further names: parts of its figure, which are made of the same runs.
         awaited: How many runs `jobs` cannot name yet, at most, from the same arguments; None where it always names all.
+        on_images: Whether it is on CIFAR-10, or digits in its place.
         by_default: Whether it is run where no name is given.
         by_name_only: Whether "all" leaves it out: it wants the machine to itself.
     """
@@ -40,6 +41,7 @@ class Experiment:
     job: Callable[[Path, Mapping[str, Any], Path | None, bool], Job]
     views: tuple[str, ...] = ()
     awaited: Callable[[Path, Scale, Path | None, bool], int] | None = None
+    on_images: bool = True
     by_default: bool = False
     by_name_only: bool = False
 

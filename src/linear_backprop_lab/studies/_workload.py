@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 
 import torch
 
 from ._job import Job
 
+# What the estimates of jobs leave out, and what small runs consist of. A process that makes runs loads first what this
+# one has loaded by now, and at its first run some more; each run reads its images, makes its network, writes its files.
+_LOADING_SECONDS = time.process_time()
+_FIRST_RUN_SECONDS = 2.0
+_SECONDS_BESIDE_STEPS = 0.4
+
 
 def workload(jobs: Sequence[Job], awaited: int = 0) -> str:
     """How many runs there are, how many are complete, and how long the others should take, in a sentence.
 
     By timing a step of each distinct model on one thread, as if every core made a run of its own; on a GPU, as if
-    one run followed another. Some runs stop early, so it is a bound rather than a forecast.
+    one run followed another; and by what starting processes and runs takes. Some runs stop early, so it is a bound
+    rather than a forecast.
 
     Args:
         jobs: The runs.
@@ -34,8 +42,9 @@ def _seconds(pending: Sequence[Job]) -> float | None:
     estimates = [job.estimate for job in pending if job.estimate is not None]
     if not pending or len(estimates) < len(pending):
         return None
-    total = sum(estimate() for estimate in estimates)
-    return total if torch.cuda.is_available() else total / min(os.cpu_count() or 1, len(pending))
+    total = sum(estimate() + _SECONDS_BESIDE_STEPS for estimate in estimates)
+    side_by_side = 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, len(pending))
+    return _LOADING_SECONDS + _FIRST_RUN_SECONDS + total / side_by_side
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from linear_backprop_lab.records import damage, is_locked
@@ -15,6 +16,7 @@ from linear_backprop_lab.studies import Job
 from ._attempt import Outcome
 from ._display import Display
 from ._engine import Engine
+from ._names import names_of
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -43,9 +45,10 @@ class Sweep:
 
     def plan(self) -> Table:
         """What will be run and what is complete already, a run a row."""
-        table = Table("experiment", "run", "record", "state", box=None, header_style="bold")
+        names = names_of(self.jobs)
+        table = Table("run", "record", "state", box=None, header_style="bold")
         for job, state in zip(self.jobs, self.states, strict=True):
-            table.add_row(job.run.config["experiment"], job.label, job.run.key, _colored(state))
+            table.add_row(escape(names[job.run.key]), job.run.key, _colored(state))
         return table
 
     def perform(self, engine: Engine, console: Console) -> int:
@@ -55,7 +58,7 @@ class Sweep:
             How many failed.
         """
         pending = self.pending
-        with Display(pending, console) as display:
+        with Display(pending, names_of(self.jobs), console) as display:
             while pending:
                 busy = _round(engine, pending, display)
                 while busy and all(is_locked(job.run) for job in busy):

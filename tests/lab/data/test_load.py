@@ -113,7 +113,7 @@ def test_an_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_no_download_if_none_is_wanted(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_module, "Archive", lambda: Archive(server.url))
-    assert load_images(download=False).source.endswith("no folder was given and no download wanted")
+    assert load_images(download=False).source.endswith("no folder was given and none was downloaded")
     assert server.ranges == []
 
 

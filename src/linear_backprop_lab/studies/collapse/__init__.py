@@ -24,6 +24,7 @@ STUDY = Study(
             records=TIMING,
             jobs=timing_jobs,
             job=lambda root, config, data, download: timing_job(root, config),
+            on_images=False,
             by_name_only=True,
         ),
     ),

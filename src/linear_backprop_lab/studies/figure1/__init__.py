@@ -14,6 +14,7 @@ STUDY = Study(
             jobs=figure1_jobs_at,
             job=lambda root, config, data, download: figure1_job(root, config),
             views=VIEWS,
+            on_images=False,
             by_default=True,
         ),
     ),

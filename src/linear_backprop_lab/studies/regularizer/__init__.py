@@ -13,6 +13,7 @@ STUDY = Study(
             records=NAME,
             jobs=regularizer_jobs,
             job=lambda root, config, data, download: regularizer_job(root, config),
+            on_images=False,
         ),
     ),
     sections=(Drawn(regularizer, (NAME,)),),

@@ -1,0 +1,71 @@
+"""What the command line prints in rows."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+import linear_backprop as lb
+from linear_backprop.diagnostics import Alignment
+from linear_backprop_lab.records import Listed
+from linear_backprop_lab.studies import EXPERIMENTS
+
+
+def experiments_table() -> Table:
+    """Every experiment, and what it runs."""
+    table = _table("experiment", "what it runs")
+    for experiment in EXPERIMENTS:
+        table.add_row(experiment.name, f"{experiment.summary}{' (by default)' if experiment.by_default else ''}")
+    return table
+
+
+def runs_table(found: Iterable[Listed]) -> Table:
+    """Records, a run a row."""
+    table = _table("experiment", "record", "settings", "state", "best accuracy", "seconds")
+    for run in found:
+        accuracy = "" if run.best_accuracy is None else f"{100 * run.best_accuracy:.1f}%"
+        seconds = "" if run.seconds is None else f"{run.seconds:.0f}"
+        state = f"{run.state} ({run.detail})" if run.detail else run.state
+        table.add_row(run.experiment, run.folder.name, *map(escape, (run.settings, state)), accuracy, seconds)
+    return table
+
+
+def rules_table() -> Table:
+    """Every rule, its formula and its source."""
+    table = _table("rule", "cotangent of a", "where it is from")
+    for rule in lb.known_rules().values():
+        table.add_row(_call(rule), rule.formula, rule.source)
+    return table
+
+
+def layer_rules_table() -> Table:
+    """The same of the rules for layers."""
+    table = _table("rule for layers", "cotangent of a", "where it is from")
+    for layer in lb.LINEAR_LAYERS:
+        table.add_row(repr(layer), layer.formula, layer.source)
+    return table
+
+
+def alignment_table(alignment: Alignment) -> Group:
+    """The cosine with Backprop's gradient, a parameter a row."""
+    table = _table("gradient of", "cosine with Backprop's")
+    for name, cosine in alignment.by_parameter.items():
+        table.add_row(name, "no gradient" if math.isnan(cosine) else f"{cosine:+.3f}")
+    table.add_row("all parameters", f"{alignment.cosine:+.3f}", style="bold")
+    return Group(table, f"length of the whole gradient: {alignment.norm_ratio:.3g} times Backprop's")
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, header_style="bold")
+
+
+def _call(rule: type[lb.BackwardRule]) -> str:
+    """How a rule is written, arguments and their defaults included."""
+    parameters = inspect.signature(rule).parameters.values()
+    given = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    return f"{rule.__name__}({', '.join(given)})"

@@ -1,0 +1,34 @@
+"""How long runs should take: their steps, and what they take beside them, which is most of it where they are small."""
+
+import os
+import re
+
+import pytest
+from lab.made_up import image_config
+
+from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies import Job, workload
+
+
+def said(tmp_path, count, seconds):
+    """The number and the unit of the estimate for `count` runs of so many seconds each."""
+    runs = [Run(tmp_path, image_config("Exact()") | {"number": number}) for number in range(count)]
+    text = workload([Job(run, "a run", 1, lambda on_step: None, estimate=lambda: seconds) for run in runs])
+    found = re.fullmatch(
+        rf"{count} runs, 0 of them complete; about (\S+) (s|minutes) at most for the rest of these", text
+    )
+    assert found is not None, text
+    return float(found[1]), found[2]
+
+
+def test_runs_that_take_no_time_take_that_of_starting(tmp_path):
+    """Loading PyTorch and the lab takes a second at the least, wherever."""
+    cores = min(os.cpu_count() or 1, 40)
+    number, unit = said(tmp_path, 40, 0.0)
+    assert unit == "s" and 40 * 0.4 / cores + 2 + 1 <= number <= 60
+
+
+def test_long_runs_take_their_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    number, unit = said(tmp_path, 4, 1800.0)
+    assert unit == "minutes" and number == pytest.approx(60, abs=1)
