@@ -40,10 +40,10 @@ class Setting:
 
     hidden: tuple[int, ...] = (1024, 1024, 1024)
     images: tuple[int, int, int] = (10_000, 1000, 5000)
-    epochs: int = 8
+    epochs: int = 5
     batch_size: int = 500
     micro: int = 125
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     @property
