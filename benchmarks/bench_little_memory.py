@@ -60,7 +60,7 @@ def accuracies(root: Path, setting: Setting, data: str) -> dict[tuple[str, str],
     for network, each in NETWORKS.items():
         for method in each.methods:
             runs = chosen_runs(root, setting, data, network, method)
-            if runs is not None and all(run.is_complete for run in runs):
+            if runs and all(run.is_complete for run in runs):
                 by_seed = tuple(run.metrics[-1]["test_accuracy"] for run in runs)
                 found[network, method] = Accuracy(by_seed, runs[0].config["recipe"]["learning_rate"])
     return found
@@ -156,7 +156,7 @@ def main() -> None:
     if arguments.part == "train":
         train_all(arguments.records, setting, arguments.data)
     elif arguments.part == "draw":
-        draw(arguments.records, setting, arguments.plot, "digits" if arguments.smoke else "CIFAR-10")
+        draw(arguments.records, setting, arguments.plot, "digits" if arguments.smoke else "cifar10")
     else:
         for network in arguments.network:
             path = arguments.records / NAME / "costs.json"

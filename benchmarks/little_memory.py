@@ -34,7 +34,8 @@ class Setting:
         epochs: Passes over the training images, by Adam.
         batch_size: Images a step.
         micro: Images a micro-batch.
-        rates: Learning rates, each tried with the first seed.
+        rates: Learning rates, tried with the first seed until the best has worse ones on both sides.
+        first: Which of them are tried first, begin and end.
         seeds: All are run at the best rate.
     """
 
@@ -43,7 +44,8 @@ class Setting:
     epochs: int = 5
     batch_size: int = 500
     micro: int = 125
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+    first: tuple[int, int] = (1, 4)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     @property
@@ -52,7 +54,16 @@ class Setting:
         return (INPUTS, *self.hidden, CLASSES)
 
 
-SMOKE = Setting(hidden=(16, 16), images=(60, 20, 20), epochs=1, batch_size=30, micro=10, rates=(1e-3,), seeds=(0, 1))
+SMOKE = Setting(
+    hidden=(16, 16),
+    images=(60, 20, 20),
+    epochs=1,
+    batch_size=30,
+    micro=10,
+    rates=(1e-3,),
+    first=(0, 1),
+    seeds=(0, 1),
+)
 
 
 class Sign(nn.Module):
@@ -134,12 +145,26 @@ def config_of(setting: Setting, data: str, network: str, method: str, rate: floa
     }
 
 
-def chosen_runs(root: Path, setting: Setting, data: str, network: str, method: str) -> list[Run] | None:
-    """A run a seed at the rate that was best on the held-out images; None before the sweep is complete."""
-    sweep = [config_of(setting, data, network, method, rate, setting.seeds[0]) for rate in setting.rates]
-    rate = best_rate(root, sweep)
+def sweep(root: Path, setting: Setting, data: str, network: str, method: str) -> tuple[list[Run], float | None]:
+    """The runs that choose the learning rate, as far as they are known, and the rate; None before they are complete."""
+    begin, end = setting.first
+    while True:
+        rates = setting.rates[begin:end]
+        configs = [config_of(setting, data, network, method, rate, setting.seeds[0]) for rate in rates]
+        best = best_rate(root, configs)
+        if best == rates[0] and begin > 0:
+            begin -= 1
+        elif best == rates[-1] and end < len(setting.rates):
+            end += 1
+        else:
+            return [Run(root, config) for config in configs], best
+
+
+def chosen_runs(root: Path, setting: Setting, data: str, network: str, method: str) -> list[Run]:
+    """A run a seed at the rate that was best on the held-out images; none before the sweep is complete."""
+    _, rate = sweep(root, setting, data, network, method)
     if rate is None:
-        return None
+        return []
     return [Run(root, config_of(setting, data, network, method, rate, seed)) for seed in setting.seeds]
 
 
@@ -147,9 +172,10 @@ def missing_runs(root: Path, setting: Setting, data: str) -> Iterator[Run]:
     """Every training that is not complete; those after a sweep are known once it is run."""
     for network, each in NETWORKS.items():
         for method in each.methods:
-            sweep = [config_of(setting, data, network, method, rate, setting.seeds[0]) for rate in setting.rates]
-            yield from (run for config in sweep if not (run := Run(root, config)).is_complete)
-            yield from (run for run in chosen_runs(root, setting, data, network, method) or () if not run.is_complete)
+            arguments = root, setting, data, network, method
+            while waiting := [run for run in sweep(*arguments)[0] if not run.is_complete]:
+                yield waiting[0]
+            yield from (run for run in chosen_runs(*arguments) if not run.is_complete)
 
 
 def train_all(root: Path, setting: Setting, images: Path | None) -> None:
