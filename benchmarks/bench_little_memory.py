@@ -1,7 +1,7 @@
 """What a network learns in little memory: test accuracy against peak memory, bytes sent and time, trained to the end.
 
     python benchmarks/bench_little_memory.py train --data FOLDER    half an hour of one core; goes on if stopped
-    python benchmarks/bench_little_memory.py memory                 peaks in fresh processes, bytes between two workers
+    python benchmarks/bench_little_memory.py memory                 peaks, and the bytes that two workers send
     python benchmarks/bench_little_memory.py time                   on a machine that does nothing else
     python benchmarks/bench_little_memory.py draw                   the tables and the figure, from the records
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from harness import markdown
 from little_memory import NAME, NETWORKS, SMOKE, Setting, chosen_runs, train_all
-from little_memory_costs import LARGE, WORKERS, Costs, Way, measure, ways_of
+from little_memory_costs import LARGE, Costs, Way, measure, ways_of
 from matplotlib.figure import Figure
 
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # by the number of seeds, for 95% on both sides
@@ -82,7 +82,7 @@ def cost_table(network: str, setting: Setting, costs: Costs) -> str:
     rows = []
     for way in ways_of(network, setting):
         peak = memory["peaks"][way.name]
-        cells = [f"{peak['kept'] + peak[key]:.0f} MB" for key in ("step", "large", "large_gradients")]
+        cells = [f"{peak[key]:.0f} MB" for key in ("step", "large", "large_gradients")]
         sent = f"{memory['bytes'][way.method]:,}"
         rows.append([way.name, *cells, sent, f"{1e3 * times[way.name]:.0f} ms"])
     batches = (f"peak, N = {setting.batch_size:,}", f"peak, N = {LARGE * setting.batch_size:,}")
@@ -119,8 +119,7 @@ def figure(setting: Setting, found: dict[tuple[str, str], Accuracy], costs: Cost
 
 def _costs_of(way: Way, costs: dict[str, Any]) -> tuple[float, float, float]:
     memory = costs["memory"]
-    peak = memory["peaks"][way.name]
-    return peak["kept"] + peak["large"], memory["bytes"][way.method], 1e3 * costs["time"]["seconds"][way.name]
+    return memory["peaks"][way.name]["large"], memory["bytes"][way.method], 1e3 * costs["time"]["seconds"][way.name]
 
 
 def _marker(way: Way) -> str:
@@ -130,13 +129,18 @@ def _marker(way: Way) -> str:
 
 
 def draw(root: Path, setting: Setting, plot: Path | None, data: str) -> None:
-    """Print the tables and draw the figure."""
+    """Print the tables and draw the figure, of the networks that are trained and measured."""
     found = accuracies(root, setting, data)
     print(learning_table(found))
-    costs: Costs = json.loads((root / NAME / "costs.json").read_text())
-    for network in costs:
-        where = {costs[network][kind]["where"] for kind in ("memory", "time")}
-        print(f"\n{'; '.join(sorted(where))}; {WORKERS} workers\n\n{cost_table(network, setting, costs)}")
+    costs: Costs = {
+        network: kinds
+        for network, kinds in json.loads((root / NAME / "costs.json").read_text()).items()
+        if {"memory", "time"} <= set(kinds) and all((network, method) in found for method in NETWORKS[network].methods)
+    }
+    for network, kinds in costs.items():
+        for kind in ("memory", "time"):
+            print(f"\n{network}, {kind}: {kinds[kind]['where']}")
+        print(f"\n{cost_table(network, setting, costs)}")
     if plot is not None:
         figure(setting, found, costs).savefig(plot, metadata={"Date": None})
 

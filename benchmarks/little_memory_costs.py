@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import itertools
 import json
 import tempfile
 from collections.abc import Callable
@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from bench_bytes import Counter, counted
-from bench_memory import SEGMENTS, checkpointed, collapsed_in_parts, in_parts, megabytes_of
+from bench_memory import SEGMENTS, checkpointed, collapsed_in_parts, in_parts
 from harness import medians, seconds, where_and_when
 from little_memory import CALIBRATION, CLASSES, NETWORKS, Setting
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
 from works import step
 
 WORKERS, LARGE = 2, 8
@@ -96,41 +97,39 @@ def training_step(model: nn.Module, way: Way, x: Tensor, target: Tensor) -> Call
 
 
 def peaks_of(network: str, setting: Setting) -> dict[str, dict[str, float]]:
-    """The megabytes of every way, each in a process of its own, forked from one that only imported."""
-    ways = ways_of(network, setting)
-    with mp.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        found = pool.map(partial(peak_of, network, setting=setting), range(len(ways)), chunksize=1)
-    return {way.name: peak for way, peak in zip(ways, found, strict=True)}
+    """The megabytes of every way; see `peaks`."""
+    return {way.name: peaks(network, way, setting) for way in ways_of(network, setting)}
 
 
-def peak_of(network: str, index: int, setting: Setting) -> dict[str, float]:
-    """The megabytes of one way.
+def peaks(network: str, way: Way, setting: Setting) -> dict[str, float]:
+    """The megabytes of tensors at the peak of a step, its batch excepted.
 
     Returns:
-        `kept`, parameters and Adam's averages, which stay from step to step; and by how much the peak rises above that:
-        `step`, forward, backward and Adam's step; `large`, the same with a large batch; `large_gradients`, its forward
-        and backward alone.
+        `step`, a whole step: parameters and Adam's averages, and what forward, backward and Adam's step add; `large`,
+        the same of a large batch; `large_gradients`, its forward and backward alone.
     """
-    way = ways_of(network, setting)[index]
     model = prepared(network, way.method, setting)
     usual, large = batch_of(setting.batch_size), batch_of(LARGE * setting.batch_size)
     steps = [training_step(model, way, *batch) for batch in (usual, large)]
-    for once in steps:  # captures the graph, and makes Adam's averages
-        once()
+    for step_ in steps:  # captures the graph, and makes Adam's averages
+        step_()
     kept = 3 * sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
-    peaks = {
-        "step": steps[0],
-        "large": steps[1],
-        "large_gradients": partial(way.run, model, *large),
-    }
-    return {"kept": kept, **{name: _raised(model, run) for name, run in peaks.items()}}
+    measured = {"step": steps[0], "large": steps[1], "large_gradients": partial(way.run, model, *large)}
+    found = {}
+    for name, run in measured.items():
+        model.zero_grad()
+        found[name] = kept + allocated_by(run)
+    return found
 
 
-def _raised(model: nn.Module, run: Callable[[], None]) -> float:
-    """Megabytes by which a call raises the peak, from a model without gradients."""
-    model.zero_grad()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would count as resident
-    return megabytes_of(run)
+def allocated_by(run: Callable[[], None]) -> float:
+    """The megabytes of tensors that a call has at once, at most: PyTorch's own count of what it allocates and frees."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events: list[Any] = profiled.profiler.kineto_results.events()  # pyright: ignore
+    changes = [event for event in events if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(sizes)) / 2**20
 
 
 def bytes_of(network: str, setting: Setting) -> dict[str, int]:
