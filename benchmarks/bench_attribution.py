@@ -1,12 +1,13 @@
-"""How far DeepLIFT's sums are off, ours and captum's, on networks of random weights; and what an image takes.
+"""DeepLIFT's sums, ours and captum's, on networks of random weights; zennit's rules; and what an image takes.
 
-    python benchmarks/bench_attribution.py [--rounds 7] [--only NAME ...]
+    python benchmarks/bench_attribution.py [--rounds 7] [--only NAME ...] [--part deltas zennit times]
 
-Needs captum; and pytorchcv, transformers and monai for their networks, which are left out where they are missing.
-Every network is built with random weights, in eval mode and float64, and one class is explained of two random inputs
-against random baselines. Delta is the largest |sum of attributions - (F(x) - F(x0))| over |F(x) - F(x0)|. Where captum
-raises, its error stands in the table. Times are of float32, without delta, medians of rounds in which the two take
-turns, on one thread and on networks that both can explain.
+Needs captum and zennit; and pytorchcv, transformers and monai for their networks, which are left out where they are
+missing. Every network is built with random weights, in eval mode and float64, and one class is explained of two random
+inputs against random baselines. Delta is the largest |sum of attributions - (F(x) - F(x0))| over |F(x) - F(x0)|. Where
+captum raises, its error stands in the table. zennit's rules for activations are put on every `nn.ReLU` module; what is
+compared is the input's gradient of one class. Times are of float32, without delta, medians of rounds in which the two
+take turns, on one thread and on networks that both can explain.
 """
 
 from __future__ import annotations
@@ -22,31 +23,23 @@ from captum.attr import DeepLift as CaptumDeepLift
 from harness import markdown, medians, seconds, where_and_when
 from torch import Tensor, nn
 from torch.nn import functional as F
+from zennit_rules import rules as zennit
 
+import linear_backprop as lb
 from linear_backprop.attribution import DeepLift
 
 Built = tuple[nn.Module, tuple[int, ...]]
+Networks = dict[str, Callable[[], Built]]
 MOST = 1.1
 ROUNDING = 1e-8
 
-PYTORCHCV = (
-    *(
-        "alexnet.alexnet",
-        "resnet.resnet10",
-        "preresnet.preresnet10",
-        "seresnet.seresnet10",
-        "squeezenet.squeezenet_v1_0",
-    ),
-    *(
-        "squeezenet.squeezeresnet_v1_1",
-        "mobilenet.mobilenet_wd4",
-        "mobilenetv2.mobilenetv2_wd4",
-        "darknet.darknet_tiny",
-    ),
-    *("mobilenetv3.mobilenetv3_small_wd2", "shufflenet.shufflenet_g1_wd4", "shufflenetv2.shufflenetv2_wd2"),
-    *("peleenet.peleenet", "igcv3.igcv3_wd4", "mnasnet.mnasnet_small", "menet.menet108_8x1_g3", "bagnet.bagnet9"),
-    *("efficientnet.efficientnet_b0", "ghostnet.ghostnet", "hardnet.hardnet39ds"),
-)
+PYTORCHCV = """
+    alexnet.alexnet resnet.resnet10 preresnet.preresnet10 seresnet.seresnet10
+    squeezenet.squeezenet_v1_0 squeezenet.squeezeresnet_v1_1 mobilenet.mobilenet_wd4 mobilenetv2.mobilenetv2_wd4
+    darknet.darknet_tiny mobilenetv3.mobilenetv3_small_wd2 shufflenet.shufflenet_g1_wd4 shufflenetv2.shufflenetv2_wd2
+    peleenet.peleenet igcv3.igcv3_wd4 mnasnet.mnasnet_small menet.menet108_8x1_g3
+    bagnet.bagnet9 efficientnet.efficientnet_b0 ghostnet.ghostnet hardnet.hardnet39ds
+""".split()
 TIMED = (
     "ReLU, modules",
     "pytorchcv alexnet",
@@ -54,6 +47,15 @@ TIMED = (
     "pytorchcv mobilenet_wd4",
     "pytorchcv peleenet",
 )
+
+ZENNIT: dict[str, lb.BackwardRule] = {
+    "Pass": lb.Linear(),
+    "ReLUGuidedBackprop": lb.Guided(),
+    "ReLUDeconvNet": lb.Deconvolution(),
+    "ReLUBetaSmooth": lb.Surrogate(lambda a: F.softplus(a, beta=10.0, threshold=40.0)),
+}
+WITH_RELU = ("resnet10", "mobilenet_wd4", "squeezenet_v1_0", "shufflenetv2_wd2", "peleenet", "bagnet9")
+PARTS = ("deltas", "zennit", "times")
 
 
 class Form(nn.Module):
@@ -166,7 +168,7 @@ def relative_delta(method: type, model: nn.Module, x: Tensor, x0: Tensor) -> str
     try:
         attributions = method(model).attribute(x, x0, target=0)
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0][:60]}".replace("|", "/")
+        return _named(error)
     with torch.no_grad():
         difference = (model(x) - model(x0))[:, 0]
     return ((attributions.flatten(1).sum(1) - difference).abs() / difference.abs()).max().item()
@@ -203,33 +205,90 @@ def time_row(name: str, build: Callable[[], Built], rounds: int) -> tuple[str, f
     return name, 1e3 * taken["ours"] / len(x), 1e3 * taken["captum"] / len(x)
 
 
+def zennit_row(name: str, build: Callable[[], Built]) -> list[str] | None:
+    """A network, and how far the input's gradient under each of zennit's rules is from ours, over our largest."""
+    torch.manual_seed(0)
+    try:
+        model, shape = build()
+    except ImportError:
+        return None
+    model = model.double().eval()
+    x = inputs_of(shape)[0].requires_grad_()
+    return [name, *(_text(zennit_difference(model, x, rule)) for rule in ZENNIT)]
+
+
+def zennit_difference(model: nn.Module, x: Tensor, name: str) -> float | str:
+    """The largest difference over our largest gradient; or the error's name."""
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad(model(x.clone())[:, 0].sum(), x)[0]
+
+    hook = getattr(zennit, name)()
+    handles = [hook.copy().register(module) for module in model.modules() if isinstance(module, nn.ReLU)]
+    try:
+        theirs = gradient()
+    except Exception as error:
+        return _named(error)
+    finally:
+        for handle in handles:
+            handle.remove()
+    with lb.convert(model, ZENNIT[name]):
+        ours = gradient()
+    return ((ours - theirs).abs().max() / ours.abs().max()).item()
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:60]}".replace("|", "/")
+
+
 def _text(delta: str | float) -> str:
     return delta if isinstance(delta, str) else f"{delta:.1e}"
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="*", help="the beginnings of names")
+    parser.add_argument("--part", nargs="*", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     chosen = {
         name: build
         for name, build in networks().items()
         if arguments.only is None or name.startswith(tuple(arguments.only))
     }
-    print(f"{where_and_when()}\n")
+    print(where_and_when())
+    if "deltas" in arguments.part:
+        print_deltas(chosen)
+    if "zennit" in arguments.part:
+        print_zennit(
+            {name: chosen[name] for name in chosen if name.removeprefix("pytorchcv ") in WITH_RELU or "ReLU" in name}
+        )
+    if "times" in arguments.part:
+        print_times({name: chosen[name] for name in TIMED if name in chosen}, arguments.rounds)
+
+
+def print_deltas(chosen: Networks) -> None:
+    """The table of sums, and how many are right."""
     rows = [row for name, build in chosen.items() if (row := delta_row(name, build)) is not None]
-    print(markdown(("network", "ours", "captum's"), [(n, _text(a), _text(b)) for n, a, b in rows]))
+    print("\n" + markdown(("network", "ours", "captum's"), [(n, _text(a), _text(b)) for n, a, b in rows]))
     ours, theirs = (sum(isinstance(row[side], float) and row[side] < ROUNDING for row in rows) for side in (1, 2))
     raised = sum(isinstance(row[2], str) for row in rows)
-    print(
-        f"\n{len(rows)} networks. Off by less than {ROUNDING:g}: ours {ours}, captum's {theirs}, raising on {raised}\n"
-    )
+    print(f"\n{len(rows)} networks. Off by less than {ROUNDING:g}: ours {ours}, captum's {theirs}, raising on {raised}")
+
+
+def print_zennit(chosen: Networks) -> None:
+    """The table of zennit's rules."""
+    rows = [row for name, build in chosen.items() if (row := zennit_row(name, build)) is not None]
+    print("\n" + markdown(("difference from ours", *ZENNIT), rows))
+
+
+def print_times(chosen: Networks, rounds: int) -> None:
+    """The table of times, and the verdict."""
     torch.set_num_threads(1)
-    times = [time_row(name, build, arguments.rounds) for name, build in chosen.items() if name in TIMED]
+    times = [time_row(name, build, rounds) for name, build in chosen.items()]
     columns = ("network", "ours, ms an image", "captum's, ms an image", "ratio")
-    print(markdown(columns, [(n, f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}") for n, a, b in times]))
+    print("\n" + markdown(columns, [(n, f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}") for n, a, b in times]))
     if times:
         most = max(a / b for _, a, b in times)
         print(f"\nTarget: at most {MOST:g} of captum's time; most {most:.2f}: {'met' if most <= MOST else 'MISSED'}")

@@ -55,7 +55,7 @@ def worker(rank: int, folder: str, samples: int) -> None:
     model = MLP.model()
     fast = lb.collapse(model, process_group=dist.group.WORLD)
     all_reduce = dist.all_reduce
-    dist.all_reduce = partial(_counted, all_reduce, collapsed)
+    dist.all_reduce = partial(counted, all_reduce, collapsed)
     step(fast, x, target)
     largest = max(((p.grad - g).norm() / g.norm()).item() for p, g in zip(model.parameters(), expected, strict=True))
     if rank == 0:
@@ -63,7 +63,8 @@ def worker(rank: int, folder: str, samples: int) -> None:
     dist.destroy_process_group()
 
 
-def _counted(all_reduce, counter: Counter, tensor: Tensor, *args, **kwargs):
+def counted(all_reduce, counter: Counter, tensor: Tensor, *args, **kwargs):
+    """All-reduce, its message counted."""
     counter.add(tensor)
     return all_reduce(tensor, *args, **kwargs)
 

@@ -72,16 +72,20 @@ def ways(work: Work, samples: int, micro: int) -> tuple[nn.Module, dict[str, Cal
 def print_peak(name: str, way: str, samples: int, micro: int) -> None:
     """Print the megabytes by which one step raises the peak."""
     _, candidates = ways(WORKS[name], samples, micro)
+    print(megabytes_of(candidates[way]))
+
+
+def megabytes_of(run: Callable[[], object]) -> float:
+    """The megabytes by which a call raises the peak."""
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        candidates[way]()
-        print((torch.cuda.max_memory_allocated() - before) / 2**20)
-        return
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = _peak_resident()
-    candidates[way]()
-    print(_peak_resident() - before)
+    run()
+    return _peak_resident() - before
 
 
 def _peak_resident() -> float:

@@ -6,9 +6,10 @@ import references
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zennit_rules import rules as zennit
 
 import linear_backprop as lb
+
+zennit = pytest.importorskip("zennit_rules", exc_type=ImportError).rules
 
 A = torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0, torch.nan, torch.inf, -torch.inf], dtype=torch.float64)
 SMOOTH = ["tanh", "gelu", "silu", "mish", "softplus", "sigmoid", "elu"]
@@ -102,7 +103,7 @@ def test_the_multipliers_of_an_mlp_add_up_to_the_difference_of_outputs():
     ],
     ids=["Pass", "ReLUGuidedBackprop", "ReLUDeconvNet", "ReLUBetaSmooth"],
 )
-def test_zennit_s_activation_rules_are_ours(rule: lb.BackwardRule, theirs: zennit.Hook):
+def test_zennit_s_activation_rules_are_ours(rule: lb.BackwardRule, theirs):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)

@@ -99,14 +99,13 @@ class Rescale(BackwardRule):
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
         """g times the slope between each pair."""
-        h, pullback = value_and_pullback(f, a)
         distance = difference(a, self)
-        near = ~(distance.abs() > self.epsilon)
-        slope = difference(h, self) / distance.masked_fill(near, 1.0)
-        sloped = (g.unflatten(0, (2, -1)) * slope).flatten(0, 1)
-        if in_plain_code() and not near.any():
-            return sloped
-        return torch.where(torch.cat([near, near]), pullback(g), sloped)
+        far = distance.abs() > self.epsilon
+        if in_plain_code() and far.all():
+            return _sloped(g, difference(f(a), self) / distance)
+        h, pullback = value_and_pullback(f, a)
+        sloped = _sloped(g, difference(h, self) / torch.where(far, distance, 1.0))
+        return torch.where(torch.cat([far, far]), sloped, pullback(g))
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,11 @@ class Ratio(BackwardRule):
         h, pullback = value_and_pullback(f, a)
         at_zero = a == 0
         return torch.where(at_zero, pullback(g), g * (h / torch.where(at_zero, 1.0, a)))
+
+
+def _sloped(g: Tensor, slope: Tensor) -> Tensor:
+    """Both halves of g times the slope of their pair."""
+    return (g.unflatten(0, (2, -1)) * slope).flatten(0, 1)
 
 
 def difference(values: Tensor, rule: object) -> Tensor:

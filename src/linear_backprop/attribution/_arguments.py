@@ -55,12 +55,16 @@ def _baseline(x: Tensor, baseline: Tensor | int | float) -> Tensor:
     return baseline.detach().to(x).expand_as(x)
 
 
-def doubled(arguments: Any, samples: int) -> tuple[Any, ...]:
-    """Additional arguments for inputs and baselines: tensors of the batch twice, all else as it is."""
-    given = () if arguments is None else arguments if isinstance(arguments, tuple) else (arguments,)
+def further(arguments: Any) -> tuple[Any, ...]:
+    """Additional arguments as a tuple: None for none, one by itself, or a tuple of them."""
+    return () if arguments is None else arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def doubled(arguments: tuple[Any, ...], samples: int) -> tuple[Any, ...]:
+    """Arguments for inputs and baselines: tensors of the batch twice, all else as it is."""
     return tuple(
         torch.cat([each, each]) if isinstance(each, Tensor) and each.dim() and len(each) == samples else each
-        for each in given
+        for each in arguments
     )
 
 

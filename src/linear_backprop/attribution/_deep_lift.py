@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._rules.attribution import Rescale
 from .._rules.rescaled_maximum import RescaledMaximum
-from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doubled, like
+from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doubled, further, like
 from ._ruled import RuledPass, gradients, leaves_of
 
 _UNNAMED = (
@@ -80,7 +80,7 @@ class DeepLift:
         given = as_tuple(inputs)
         samples = len(given[0])
         leaves = leaves_of(tuple(torch.cat(pair) for pair in zip(given, baselines_of(given, baselines), strict=True)))
-        arguments = doubled(additional_forward_args, samples)
+        arguments = doubled(further(additional_forward_args), samples)
         chosen = self._pass.outputs(leaves, arguments, _for_both(target, samples))
         multipliers = tuple(each[:samples] for each in gradients(chosen, leaves, explained=samples))
         with torch.no_grad():

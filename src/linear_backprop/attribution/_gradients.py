@@ -9,7 +9,7 @@ from torch import nn
 
 from .._rules import attribution as rules
 from .._rules.rule import BackwardRule
-from ._arguments import Target, Tensors, as_tuple, like
+from ._arguments import Target, Tensors, as_tuple, further, like
 from ._ruled import RuledPass, gradients, leaves_of
 
 
@@ -36,10 +36,7 @@ class _GradientUnderARule:
         """
         given = as_tuple(inputs)
         leaves = leaves_of(given)
-        arguments = (
-            additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
-        )
-        chosen = self._pass.outputs(leaves, () if additional_forward_args is None else arguments, target)
+        chosen = self._pass.outputs(leaves, further(additional_forward_args), target)
         attributions = gradients(chosen, leaves, explained=len(given[0]))
         left = self._pass.left_alone()
         if left and not self._warned:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
+
+from ._constant_statistics import ConstantBatchNorm2d
 
 Normalization = Literal["constant", "batch", "none"]
 
@@ -84,37 +85,6 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H, W)."""
         return self.activation(self.shortcut(x) + self.branch(x))
-
-
-class ConstantBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization in eval mode, always: its statistics are those `calibrate` set, at first 0 and 1."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.training = False
-
-    def train(self, mode: bool = True) -> ConstantBatchNorm2d:
-        """Stay in eval mode."""
-        return super().train(False)
-
-
-@torch.no_grad()
-def calibrate(model: nn.Module, inputs: Tensor) -> None:
-    """Set the statistics of every `ConstantBatchNorm2d` to those of a batch, in one pass.
-
-    Args:
-        model: Its parameters are left alone.
-        inputs: A batch as the model takes it, at least two values a channel everywhere.
-    """
-    layers = [layer for layer in model.modules() if isinstance(layer, ConstantBatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
-    try:
-        for layer in layers:
-            layer.training, layer.momentum = True, 1.0
-        model(inputs)
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.training, layer.momentum = False, momentum
 
 
 def _convolution(inputs: int, outputs: int, size: int) -> nn.Conv2d:
