@@ -137,9 +137,7 @@ class Collapsed(nn.Module):
         super().__init__()
         _refuse_converted(model)
         if any(isinstance(module, Collapsed) for module in model.modules()):
-            raise CollapseError(
-                "the model is collapsed, or a part of it is: collapse the model itself, once, as a whole"
-            )
+            raise CollapseError("the model is collapsed, or a part of it is: collapse it once, as a whole")
         self.rule, self.where, self.layers = rule, where, layers
         self.process_group, self.always, self.check = process_group, always, check
         # The very same dictionaries: what either of the two changes, both have.
