@@ -8,4 +8,6 @@ from ._residual import ConstantBatchNorm2d as ConstantBatchNorm2d
 from ._residual import calibrate as calibrate
 from ._residual import residual as residual
 from ._resnet import binarized_resnet18 as binarized_resnet18
+from ._small import bottleneck as bottleneck
+from ._small import inverted_residual as inverted_residual
 from ._vgg import vgg19 as vgg19
