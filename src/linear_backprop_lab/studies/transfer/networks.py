@@ -27,10 +27,10 @@ VICTIMS = ("VGG19", "bottleneck", "residual", "MobileNet-like")
 
 _WEIGHTS = "weights.pt"
 _MODELS: dict[str, dict[str, Any]] = {
-    "VGG19": {"name": "vgg19", "activation": "ReLU", "width": 1 / 4, "batch_norm": True},
-    "bottleneck": {"name": "bottleneck", "activation": "ReLU", "widths": (16, 32, 64), "blocks": (2, 2, 2)},
-    "residual": {"name": "residual", "activation": "ReLU", "widths": (16, 32, 64), "normalization": "batch"},
-    "MobileNet-like": {"name": "inverted-residual", "activation": "ReLU6", "widths": (24, 48, 96)},
+    "VGG19": {"name": "vgg19", "activation": "ReLU", "width": 1 / 8, "batch_norm": True},
+    "bottleneck": {"name": "bottleneck", "activation": "ReLU", "widths": (16, 32, 64), "blocks": (1, 2, 2)},
+    "residual": {"name": "residual", "activation": "ReLU", "widths": (8, 32, 64), "normalization": "batch"},
+    "MobileNet-like": {"name": "inverted-residual", "activation": "ReLU6", "widths": (16, 32, 64)},
 }
 _SMALLEST: dict[str, dict[str, Any]] = {
     "VGG19": {"width": 1 / 32},
@@ -44,7 +44,7 @@ _WIDEST: dict[str, dict[str, Any]] = {
     "residual": {"widths": (64, 128, 256)},
     "MobileNet-like": {"widths": (64, 128, 256)},
 }
-_EPOCHS = {"VGG19": 12, "bottleneck": 10, "residual": 8, "MobileNet-like": 8}
+_EPOCHS = {"VGG19": 10, "bottleneck": 6, "residual": 5, "MobileNet-like": 6}
 
 
 def network_config(name: str, scale: Scale) -> dict[str, Any]:
