@@ -24,6 +24,7 @@ STAIR = [
     "_collapse",
     "diagnostics",
     "attribution",
+    "attacks",
     "__init__",
 ]
 

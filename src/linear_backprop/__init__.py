@@ -18,9 +18,11 @@ from ._conversion.convert import convert as convert
 from ._conversion.report import Conversion as Conversion
 from ._conversion.report import Site as Site
 from ._conversion.where import After as After
+from ._conversion.where import Calls as Calls
 from ._conversion.where import Predicate as Predicate
 from ._conversion.where import Where as Where
 from ._conversion.where import after as after
+from ._conversion.where import calls as calls
 from ._conversion.with_rule import with_rule as with_rule
 from ._errors import CollapseError as CollapseError
 from ._errors import ConversionError as ConversionError
@@ -42,11 +44,14 @@ from ._rules.layers import LINEAR_LAYERS as LINEAR_LAYERS
 from ._rules.layers import AveragedMaximum as AveragedMaximum
 from ._rules.layers import ConstantStatistics as ConstantStatistics
 from ._rules.layers import StraightThroughDropout as StraightThroughDropout
+from ._rules.renormalized import Renormalized as Renormalized
 from ._rules.rescaled_maximum import RescaledMaximum as RescaledMaximum
 from ._rules.rule import BackwardRule as BackwardRule
 from ._rules.rule import Elementwise as Elementwise
 from ._rules.rule import LayerRule as LayerRule
+from ._rules.softened_maximum import SoftenedMaximum as SoftenedMaximum
 
+from . import attacks as attacks  # isort: skip
 from . import attribution as attribution  # isort: skip
 from . import diagnostics as diagnostics  # isort: skip
 
@@ -58,6 +63,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "backward_rule",
     "collapse",
     "after",
+    "calls",
     "rule_from_name",
     "known_rules",
     "activation_named",
@@ -67,6 +73,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "Conversion",
     "Site",
     "After",
+    "Calls",
     "CollapseError",
     "ConversionError",
     "LinearBackpropError",
@@ -76,6 +83,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "Linear",
     "MeanLinear",
     "PreActivation",
+    "Renormalized",
     "Surrogate",
     "Guided",
     "Deconvolution",
@@ -84,6 +92,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "AveragedMaximum",
     "ConstantStatistics",
     "RescaledMaximum",
+    "SoftenedMaximum",
     "StraightThroughDropout",
     "BackwardRule",
     "LayerRule",
@@ -92,6 +101,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "Where",
     "Predicate",
     "Elementwise",
+    "attacks",
     "attribution",
     "diagnostics",
 ]

@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import fx, nn
 
 from .._conversion.patch import is_converted
-from .._conversion.where import Where, selector
+from .._conversion.where import Where, selection
 from .._errors import CollapseError, LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
@@ -143,7 +143,13 @@ class Collapsed(nn.Module):
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
         self.__dict__["model"] = model
         self.compiled = compile or is_compiled(model)
-        self._selects = None if where is None else selector(where, self._target)
+        selected = selection(where, self._target)
+        if selected.calls:
+            raise LinearBackpropError(
+                f"collapse selects modules as a whole, got {', '.join(map(repr, selected.calls))}; use convert for "
+                f"single runs of a module"
+            )
+        self._selects = None if where is None else selected.selects
         self._captured = Captured(self._target, self._prepare, samples=True)
         self._runner: CollapsedRunner | LocalRunner | None = None
         self._accumulation: Accumulation | None = None

@@ -1,1 +1,1 @@
-"""x"""
+"""Do adversarial examples crafted with a linear backward pass fool other networks better?"""

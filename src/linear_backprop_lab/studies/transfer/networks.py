@@ -44,7 +44,7 @@ _WIDEST: dict[str, dict[str, Any]] = {
     "residual": {"widths": (64, 128, 256)},
     "MobileNet-like": {"widths": (64, 128, 256)},
 }
-_EPOCHS = {"VGG19": 10, "bottleneck": 6, "residual": 5, "MobileNet-like": 6}
+_EPOCHS = {"VGG19": 10, "bottleneck": 3, "residual": 3, "MobileNet-like": 4}
 
 
 def network_config(name: str, scale: Scale) -> dict[str, Any]:
