@@ -3,7 +3,8 @@
     python benchmarks/bench_attacks.py [--rounds 15]
 
 The hand-written forward pass runs the modules of the network one by one and `x + relu(-x).detach()` in the place of the
-linear ReLUs, as Guo et al. (2020) write it; its steps are those of the attack. Medians of rounds in which all take turns.
+linear ReLUs, as Guo et al. (2020) write it; its steps are those of the attack. Medians of rounds in which all take
+turns.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from linear_backprop import attacks
 from linear_backprop_lab.models import vgg19
 
 MOST = 1.05
-EPS, ALPHA, STEPS = 8 / 255, 2 / 255, 3
+EPS, ALPHA, STEPS = 8 / 255, 2 / 255, 10
 AFTER = 23  # of VGG19's features, as in the paper: the middle
 
 
@@ -69,6 +70,7 @@ def row(width: float, batch: int, rounds: int) -> list[str]:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds

@@ -44,10 +44,11 @@ def require_images(images: object) -> Tensor:
         raise LinearBackpropError(
             f"images must be a floating-point tensor in [0, 1] with the batch first, got {given}; divide bytes by 255"
         )
-    if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+    low, high = images.detach().aminmax() if images.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
         raise LinearBackpropError(
-            f"images must lie in [0, 1], got values from {images.min():.4g} to {images.max():.4g}; let the model "
-            f"normalize them itself, as its first layer"
+            f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}; let the model normalize them itself, "
+            f"as its first layer"
         )
     return images.detach()
 

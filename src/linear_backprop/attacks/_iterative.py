@@ -59,7 +59,7 @@ class IterativeFGSM:
 
     Raises:
         LinearBackpropError: An argument does not fit; at the call: images outside [0, 1] or not of floating point,
-            labels that are not classes of the model, a model in training mode, or a gradient that holds NaN.
+            labels that are not classes of the model, a model in training mode, or a gradient that is not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
@@ -112,19 +112,20 @@ class IterativeFGSM:
                 return images
             low, high = (images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1)
             adversarial = self._start(images).clamp(low, high)
-            summed, is_nan = torch.zeros_like(images), torch.zeros((), dtype=torch.bool, device=images.device)
+            summed = torch.zeros_like(images)
+            total = torch.zeros((), device=images.device)  # of all gradients: finite where they are
             with self._converted():
                 for _ in range(self.steps):
                     direction = gradient(self.model, adversarial, labels)
-                    is_nan |= direction.isnan().any()  # whose sign is 0
+                    total = total + direction.sum(dtype=torch.float32)
                     if self.momentum:
                         direction = summed = self.momentum * summed + _at_unit_length(direction)
                     step = -self.alpha if self.targeted else self.alpha
                     adversarial = (adversarial + step * direction.sign()).clamp(low, high)
-        if is_nan:
+        if not total.isfinite():
             raise LinearBackpropError(
-                "the gradient of the loss holds NaN for some images: the model's output, or its backward pass under "
-                f"{', '.join(repr(each.rule) for each in self._conversions) or 'no rule'}, is not finite"
+                "the gradient of the loss is not finite for some images: nor is the model's output, or its backward "
+                f"pass under {', '.join(repr(each.rule) for each in self._conversions) or 'no rule'}"
             )
         return adversarial
 

@@ -1,12 +1,38 @@
-"""Small convnets for CIFAR-10 of other kinds than VGG19: bottleneck residual blocks, inverted residual blocks."""
+"""Small convnets for CIFAR-10 of other kinds than VGG19: plain, of bottleneck blocks, of inverted residual blocks."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 Activation = Callable[[], nn.Module]
+
+
+def plain(
+    widths: Sequence[int] = (32, 64, 64, 64), activation: Activation = nn.ReLU, *, classes: int = 10
+) -> nn.Sequential:
+    """Build a shallow convnet: for each width a 3 x 3 convolution, batch normalization, an activation, 2 x 2 pooling.
+
+    Args:
+        widths: Channels of each convolution; at most five, since each halves the image.
+        activation: Makes one activation module; called once an activation.
+        classes: C, the number of outputs.
+
+    Returns:
+        `nn.Sequential(features, pool, flatten, classifier)`, float32: (N, 3, 32, 32) -> (N, classes).
+
+    Raises:
+        ValueError: There are no widths or more than five, or a number is not positive.
+    """
+    if not 1 <= len(widths) <= 5 or min(*widths, classes) < 1:
+        raise ValueError(f"give one to five positive widths, and positive classes; got {tuple(widths)}, {classes}")
+    model, features = nn.Sequential(), nn.Sequential()
+    for inputs, outputs in itertools.pairwise((3, *widths)):
+        features.extend((*_normalized(inputs, outputs, 3), activation(), nn.MaxPool2d(2)))
+    model.add_module("features", features)
+    return _headed(model, widths[-1], classes)
 
 
 def bottleneck(

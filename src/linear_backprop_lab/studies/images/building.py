@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from linear_backprop_lab.models import binarized_resnet18, bottleneck, inverted_residual, mlp, residual, vgg19
+from linear_backprop_lab.models import binarized_resnet18, bottleneck, inverted_residual, mlp, plain, residual, vgg19
 
 
 def build_model(config: Mapping[str, Any], seed: int) -> nn.Module:
@@ -48,6 +48,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": _flat_mlp,
     "vgg19": vgg19,
     "residual": residual,
+    "plain": plain,
     "bottleneck": bottleneck,
     "inverted-residual": inverted_residual,
     "binarized-resnet18": binarized_resnet18,

@@ -23,28 +23,28 @@ from linear_backprop_lab.training import OneCycle, train
 
 NAME = "transfer-networks"
 SOURCES = ("VGG19", "bottleneck")
-VICTIMS = ("VGG19", "bottleneck", "residual", "MobileNet-like")
+VICTIMS = ("plain", "MobileNet-like")
 
 _WEIGHTS = "weights.pt"
 _MODELS: dict[str, dict[str, Any]] = {
     "VGG19": {"name": "vgg19", "activation": "ReLU", "width": 1 / 8, "batch_norm": True},
     "bottleneck": {"name": "bottleneck", "activation": "ReLU", "widths": (16, 32, 64), "blocks": (1, 2, 2)},
-    "residual": {"name": "residual", "activation": "ReLU", "widths": (8, 32, 64), "normalization": "batch"},
+    "plain": {"name": "plain", "activation": "ReLU", "widths": (32, 64, 64, 64)},
     "MobileNet-like": {"name": "inverted-residual", "activation": "ReLU6", "widths": (16, 32, 64)},
 }
 _SMALLEST: dict[str, dict[str, Any]] = {
     "VGG19": {"width": 1 / 32},
     "bottleneck": {"widths": (4, 8), "blocks": (1, 1)},
-    "residual": {"widths": (8, 16)},
+    "plain": {"widths": (4, 8)},
     "MobileNet-like": {"widths": (8, 16), "blocks": 1},
 }
 _WIDEST: dict[str, dict[str, Any]] = {
     "VGG19": {"width": 1.0},
     "bottleneck": {"widths": (64, 128, 256), "blocks": (3, 4, 3)},
-    "residual": {"widths": (64, 128, 256)},
+    "plain": {"widths": (128, 256, 512, 512)},
     "MobileNet-like": {"widths": (64, 128, 256)},
 }
-_EPOCHS = {"VGG19": 10, "bottleneck": 3, "residual": 3, "MobileNet-like": 4}
+_EPOCHS = {"VGG19": 10, "bottleneck": 6, "plain": 4, "MobileNet-like": 3}
 
 
 def network_config(name: str, scale: Scale) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def network_config(name: str, scale: Scale) -> dict[str, Any]:
 
 def network_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
     """The training of every network, under Backprop."""
-    return [network_job(root, network_config(name, scale), data, download) for name in VICTIMS]
+    return [network_job(root, network_config(name, scale), data, download) for name in (*SOURCES, *VICTIMS)]
 
 
 def network_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
