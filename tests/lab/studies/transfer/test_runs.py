@@ -11,7 +11,7 @@ from linear_backprop_lab.studies.images.building import build_model
 from linear_backprop_lab.studies.transfer import networks
 from linear_backprop_lab.studies.transfer.methods import Method, activation_paths, attack_of, methods_of
 from linear_backprop_lab.studies.transfer.networks import network_config, network_jobs, trained_network
-from linear_backprop_lab.studies.transfer.runs import methods, transfer_jobs
+from linear_backprop_lab.studies.transfer.runs import methods, transfer_job, transfer_jobs
 from linear_backprop_lab.studies.transfer.section import transfer
 from linear_backprop_lab.training import Normalizer
 
@@ -30,11 +30,7 @@ def source(name: str) -> nn.Module:
 
 def changed(method: Method, model: nn.Module) -> list[tuple[str, str]]:
     """The activations that follow a rule while an attack runs, and how."""
-    attack = attack_of(method, model, SETTINGS, seed=0)
-    with attack._converted():
-        with lb.convert(model, lb.PreActivation(), where=lambda path, module: False, layers=[]) as _:
-            pass
-    settings = attack._conversions[-1]
+    settings = attack_of(method, model, SETTINGS, seed=0)._conversions[-1]
     with lb.convert(model, settings.rule, settings.where, settings.layers) as conversion:
         return [(site.path, site.backward_pass) for site in conversion.changed if "ReLU" in site.what]
 
@@ -55,9 +51,8 @@ def test_an_attack_changes_as_many_activations_as_it_says_from_the_output_on():
     assert changed(Method("LinBP", 3), vgg) == [(path, "Linear()") for path in relus[-3:]]
     assert changed(Method("LinBP", 16), vgg) == [(path, "Linear()") for path in relus]
     assert changed(Method("Renormalized", 1), vgg) == [(relus[-1], "Renormalized(rule=Linear())")]
-    assert (
-        changed(Method("SiLU", 1), vgg) == changed(Method("BPA", 1), vgg) == [(relus[-1], "Surrogate(function='silu')")]
-    )
+    silu = [(relus[-1], "Surrogate(function='silu')")]
+    assert changed(Method("SiLU", 1), vgg) == changed(Method("BPA", 1), vgg) == silu
     assert [how for _, how in changed(Method("first two runs", 2), resnet)] == ["Linear(); runs 0, 1 alone"] * 2
 
 
@@ -112,8 +107,6 @@ def test_a_network_takes_images_in_0_to_1_as_it_was_trained_on_bytes(tmp_path):
 def test_networks_that_agree_on_no_image_are_told(tmp_path):
     job = transfer_jobs(tmp_path, Scale.SMOKE, None, False)[0]
     strict = Run(tmp_path, {**job.run.config, "all_right": True, "networks": untrained(job.run.config["networks"])})
-    from linear_backprop_lab.studies.transfer.runs import transfer_job
-
     with pytest.raises(RunError, match=r"the networks all classify \d+ of 64 images rightly; train them for longer"):
         transfer_job(tmp_path, strict.config, None, False).perform(lambda step: None)
 
