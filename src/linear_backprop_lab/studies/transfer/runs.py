@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -54,7 +55,7 @@ _EPS, _ALPHA = 4 / 255, 1 / 255
 
 
 def transfer_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
-    """A run a source, number of steps and momentum. Networks whose weights are not at hand are trained first.
+    """A run a source, victim, number of steps and momentum; networks without weights at hand are trained first.
 
     A line of `metrics.jsonl` is of one attack: `kind`, `changed` (how many modules of activations follow the rule, from
     the output on), and `fooled`, for each random start and network the share of images that it takes for something
@@ -68,19 +69,19 @@ def transfer_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -
         download: Whether it may be downloaded.
     """
     return [
-        transfer_job(root, _config(source, setting, scale), data, download)
-        for setting in _SETTINGS[scale]
-        for source in SOURCES
+        transfer_job(root, _config(source, victim, setting, scale), data, download)
+        for setting, source, victim in itertools.product(_SETTINGS[scale], SOURCES, VICTIMS)
     ]
 
 
-def _config(source: str, setting: _Setting, scale: Scale) -> dict[str, Any]:
+def _config(source: str, victim: str, setting: _Setting, scale: Scale) -> dict[str, Any]:
     size = _SIZES[scale]
-    networks = {name: network_config(name, scale) for name in (source, *VICTIMS)}
+    networks = {name: network_config(name, scale) for name in (source, victim)}
     whole = scale is Scale.PAPER or (setting.steps <= 10 and not setting.momentum)
     return {
         "experiment": NAME,
         "source": source,
+        "victim": victim,
         "networks": networks,
         "data": networks[source]["data"],
         "images": size.images,
@@ -101,7 +102,7 @@ def transfer_job(root: Path, config: Mapping[str, Any], data: Path | None, downl
     momentum = f", momentum {config['momentum']:g}" if config["momentum"] else ""
     return Job(
         run=run,
-        label=f"from {config['source']}, {config['steps']} steps{momentum}",
+        label=f"{config['source']} to {config['victim']}, {config['steps']} steps{momentum}",
         steps=len(methods(run.config)),
         perform=partial(_perform, run, root, data, download),
     )
@@ -137,7 +138,6 @@ def _perform(run: Run, root: Path, data: Path | None, download: bool, on_step: O
     run.close(
         status="finished",
         images=len(images),
-        networks=list(networks),
         source=found.source,
         seconds=time.perf_counter() - started,
     )
@@ -145,7 +145,7 @@ def _perform(run: Run, root: Path, data: Path | None, download: bool, on_step: O
 
 @torch.no_grad()
 def _chosen(networks: Iterable[nn.Module], found: ImageDataset, wanted: int) -> tuple[Tensor, Tensor]:
-    """The first of some test images, as many of each class, that every network classifies rightly; at most `wanted`.
+    """The first of some test images, as many of each class, that both networks classify rightly; at most `wanted`.
 
     Raises:
         RunError: They are fewer than two.
@@ -156,9 +156,7 @@ def _chosen(networks: Iterable[nn.Module], found: ImageDataset, wanted: int) -> 
     for network in networks:
         right &= torch.cat([network(batch).argmax(1) for batch in images.split(_BATCH)]) == labels
     if right.sum() < 2:
-        raise RunError(
-            f"of {len(labels)} images the networks all classify {right.sum()} rightly; train them for longer"
-        )
+        raise RunError(f"both networks classify {right.sum()} of {len(labels)} images rightly; train them for longer")
     return images[right][:wanted], labels[right][:wanted]
 
 

@@ -66,7 +66,7 @@ def _setting(runs: Sequence[Run], table: Sequence[Row]) -> str:
     groups = ", ".join(f"{steps} with momentum {momentum:g}" for steps, momentum in _groups(table))
     starts = max(row.fooled.shape[0] for row in table)
     return (
-        f"{table[0].fooled.shape[1]} test images that all networks classify rightly, changes of at most "
+        f"{table[0].fooled.shape[1]} test images that source and victim classify rightly, changes of at most "
         f"{255 * eps:g}/255, steps: {groups}, at most {starts} random starts; small networks, few images and starts: "
         "`--scale paper` asks for the whole."
     )

@@ -86,17 +86,13 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _rows(run: Run) -> list[Row]:
-    config, names = run.config, run.record["networks"]
     with np.load(run.folder / "fooled.npz") as arrays:
-        fooled = arrays["fooled"]  # (attacks, seeds, networks, images)
-    found: list[Row] = []
-    for line, of_attack in zip(run.metrics, fooled, strict=True):
-        method = Method(line["kind"], line["changed"])
-        for place, name in enumerate(names):
-            if name != config["source"]:
-                images = of_attack[:, place]
-                found.append(Row(config["source"], name, config["steps"], config["momentum"], method, images))
-    return found
+        fooled = arrays["fooled"]  # (attacks, starts, source and victim, images)
+    source, victim, steps, momentum = (run.config[name] for name in ("source", "victim", "steps", "momentum"))
+    return [
+        Row(source, victim, steps, momentum, Method(line["kind"], line["changed"]), of_attack[:, 1])
+        for line, of_attack in zip(run.metrics, fooled, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
