@@ -28,6 +28,7 @@ bench: $(INSTALLED)  ## Every benchmark; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/bench_growth.py --plot benchmarks/growth.svg
 	$(BIN)/python benchmarks/bench_engine.py
 	$(BIN)/python benchmarks/bench_attribution.py
+	$(BIN)/python benchmarks/bench_attacks.py
 
 docs: $(INSTALLED)  ## The documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -42,7 +42,7 @@ class _Setting(NamedTuple):
 
 _SIZES = {
     Scale.SMOKE: _Size(images=16, starts=1, positions=2),
-    Scale.CPU: _Size(images=256, starts=2, positions=16),
+    Scale.CPU: _Size(images=256, starts=2, positions=8),
     Scale.PAPER: _Size(images=1000, starts=5, positions=16),
 }
 _SETTINGS = {
