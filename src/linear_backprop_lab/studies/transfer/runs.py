@@ -51,7 +51,7 @@ _SETTINGS = {
     Scale.PAPER: tuple(_Setting(steps, momentum) for steps in (10, 100) for momentum in (0.0, 1.0)),
 }
 _FEWER = {"LinBP": 4, "others": 2}
-_EPS, _ALPHA = 4 / 255, 1 / 255
+_EPS, _ALPHA = 8 / 255, 2 / 255
 
 
 def transfer_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
