@@ -48,7 +48,7 @@ _QUESTION = (
     "(LinBP) fool other networks far better. Here they are crafted on one small network and tried on others. Beside "
     "LinBP, by position: its gradient rescaled to the true one's norm (Renormalized), linear in the first two runs of "
     "a block's ReLU alone as Guo et al. do on ResNets, SiLU's slope for ReLU's (SiLU), and that with softened pooling "
-    "(BPA)."
+    "(BPA). In a network without branches Renormalized scales each image's gradient as a whole, and is LinBP."
 )
 _SILU = "SiLU's slope in the place of ReLU's, as in BPA, transfers better."
 
@@ -93,23 +93,30 @@ def _finding(found: Sequence[Comparison]) -> str:
     )
     return (
         f"At its best position a linear backward pass {better} other networks more often than the true gradient here: "
-        f"{fmean(100 * each.gain.value for each in linear):+.1f} points on average over {len(linear)} comparisons, "
+        f"{fmean(100 * each.gain.value for each in linear):+.1f} points on average over {len(linear)} comparisons "
+        f"({_pairs(found)}), "
         f"ahead in {ahead} and behind in {behind}.{silu}"
     )
 
 
+def _pairs(found: Sequence[Comparison]) -> str:
+    return ", ".join(dict.fromkeys(f"{each.best.source} to {each.best.victim}" for each in found))
+
+
 def _claim(found: Sequence[Comparison], wanted: Callable[[Comparison], bool], claim: str) -> Claim:
     chosen = [each for each in found if wanted(each)]
+    pairs = {(each.best.source, each.best.victim) for each in chosen}
     return Claim(
         experiment="transfer",
         claim=claim,
         paper="not in the paper; Guo et al. (2020) for LinBP, Wang et al. (2023) for BPA",
         measured="; ".join(_described(each) for each in chosen),
-        verdict=by_direction([each.gain.direction for each in chosen]),
+        verdict=by_direction([each.gain.direction for each in chosen]) if len(pairs) > 1 else "not decided",
         key=f"{fmean(100 * each.gain.value for each in chosen):+.1f} points on average" if chosen else "",
         how="success at the best position minus I-FGSM's; the position is chosen on every other image and judged on "
         "those between. Holds where the 95% interval of the gain is above 0 from every source to every victim, with "
-        "every number of steps and momentum; partly where in some; no difference seen where 0 is in all intervals",
+        "every number of steps and momentum; partly where in some; no difference seen where 0 is in all intervals. "
+        "Decided where there are two pairs of networks at least",
     )
 
 

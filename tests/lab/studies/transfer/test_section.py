@@ -95,6 +95,12 @@ def test_a_linear_backward_pass_transfers_better_where_every_gain_is_above_0(tmp
     assert "over 2 comparisons" in section.finding and "ahead in 1 of 2" in section.finding
 
 
+def test_one_pair_of_networks_decides_nothing(tmp_path):
+    section = transfer([made_up(tmp_path, plain_rate=0.5, LinBP=[0.9], SiLU=[0.5])])
+    assert {claim.verdict for claim in section.claims} == {"not decided"}
+    assert "+40.0 points on average over 1 comparisons (VGG19 to plain), ahead in 1" in section.finding
+
+
 def test_every_setting_has_its_line_and_those_of_the_fewest_steps_their_figure(tmp_path):
     runs = [
         made_up(tmp_path, victim=victim, plain_rate=0.5, steps=steps, momentum=m, LinBP=[0.6])
