@@ -29,6 +29,7 @@ bench: $(VENV)/.dev  ## Every benchmark; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/bench_engine.py
 	$(BIN)/python benchmarks/bench_attribution.py
 	$(BIN)/python benchmarks/bench_little_memory.py draw --plot benchmarks/little_memory.svg
+	$(BIN)/python benchmarks/bench_attacks.py
 
 docs: $(VENV)/.docs  ## The documentation, into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

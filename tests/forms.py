@@ -92,9 +92,11 @@ RULES = [
     lb.Guided(),
     lb.Deconvolution(),
     lb.Rescale(),
+    lb.Renormalized(lb.Linear()),
 ]
-# Those whose cotangent is g times a function of that very a: not of g's sign, nor of another sample.
-FACTORS = [rule for rule in RULES if not isinstance(rule, lb.Guided | lb.Deconvolution | lb.Rescale)]
+# Those whose cotangent is g times a function of that very a: not of g's sign, nor of another value of a.
+OTHERS = lb.Guided | lb.Deconvolution | lb.Rescale | lb.Renormalized
+FACTORS = [rule for rule in RULES if not isinstance(rule, OTHERS)]
 
 
 def factor(rule: lb.BackwardRule, name: str) -> references.Function:
@@ -113,6 +115,8 @@ def factor(rule: lb.BackwardRule, name: str) -> references.Function:
             return references.silu_derivative
         case lb.Blend():
             return lambda a: (1 - WEIGHT) + WEIGHT * derivative(a)
+        case lb.Renormalized():  # of Linear; each value of a vector is a sample
+            return lambda a: np.abs(derivative(a))
     return _factor_of_attribution(rule, f)
 
 

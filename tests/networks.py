@@ -73,6 +73,48 @@ class Twin(nn.Module):
         return self.head(self.tower(left) - self.tower(right))
 
 
+def small_vgg() -> nn.Sequential:
+    """Convolutions, batch normalization and max pooling in a row, for images of 3 x 16 x 16."""
+    model = nn.Sequential()
+    model.features = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+    )
+    model.flatten, model.classifier = nn.Flatten(), nn.Linear(128, 5)
+    return model
+
+
+class Bottleneck(nn.Module):
+    """A block as torchvision writes it: one ReLU, run three times."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.bn1(self.conv1(x)))
+        h = self.relu(self.bn2(self.conv2(h)))
+        return self.relu(self.bn3(self.conv3(h)) + x)
+
+
+class BottleneckNetwork(nn.Module):
+    """Three such blocks, for images of 3 x 16 x 16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.relu, self.pool = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+        self.blocks = nn.Sequential(*(Bottleneck(8, 4) for _ in range(3)))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.pool(self.relu(self.stem(x)))).mean((2, 3)))
+
+
 def in_dimensions(dims: int) -> nn.Module:
     """Modules alone, for 1 to 3 dimensions of positions; dilated, overlapping windows."""
     convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]

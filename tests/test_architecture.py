@@ -28,6 +28,7 @@ STAIR = [
     "_collapse",
     "diagnostics",
     "attribution",
+    "attacks",
     "__init__",
 ]
 

@@ -31,9 +31,11 @@ from ._conversion.convert import convert as convert
 from ._conversion.report import Conversion as Conversion
 from ._conversion.report import Site as Site
 from ._conversion.where import After as After
+from ._conversion.where import Calls as Calls
 from ._conversion.where import Predicate as Predicate
 from ._conversion.where import Where as Where
 from ._conversion.where import after as after
+from ._conversion.where import calls as calls
 from ._conversion.with_rule import with_rule as with_rule
 from ._errors import CollapseError as CollapseError
 from ._errors import ConversionError as ConversionError
@@ -55,11 +57,14 @@ from ._rules.layers import LINEAR_LAYERS as LINEAR_LAYERS
 from ._rules.layers import AveragedMaximum as AveragedMaximum
 from ._rules.layers import ConstantStatistics as ConstantStatistics
 from ._rules.layers import StraightThroughDropout as StraightThroughDropout
+from ._rules.renormalized import Renormalized as Renormalized
 from ._rules.rescaled_maximum import RescaledMaximum as RescaledMaximum
 from ._rules.rule import BackwardRule as BackwardRule
 from ._rules.rule import Elementwise as Elementwise
 from ._rules.rule import LayerRule as LayerRule
+from ._rules.softened_maximum import SoftenedMaximum as SoftenedMaximum
 
+from . import attacks as attacks  # isort: skip
 from . import attribution as attribution  # isort: skip
 from . import diagnostics as diagnostics  # isort: skip
 
@@ -71,6 +76,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "backward_rule",
     "collapse",
     "after",
+    "calls",
     "rule_from_name",
     "known_rules",
     "activation_named",
@@ -80,6 +86,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "Conversion",
     "Site",
     "After",
+    "Calls",
     "CollapseError",
     "ConversionError",
     "LinearBackpropError",
@@ -89,6 +96,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "Linear",
     "MeanLinear",
     "PreActivation",
+    "Renormalized",
     "Surrogate",
     "Guided",
     "Deconvolution",
@@ -97,6 +105,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "AveragedMaximum",
     "ConstantStatistics",
     "RescaledMaximum",
+    "SoftenedMaximum",
     "StraightThroughDropout",
     "BackwardRule",
     "LayerRule",
@@ -106,6 +115,7 @@ __all__ = [  # noqa: RUF022 the functions first
     "Where",
     "Predicate",
     "Elementwise",
+    "attacks",
     "attribution",
     "diagnostics",
 ]

@@ -131,7 +131,7 @@ def is_recorded() -> bool:
 
 
 def wrap_recomputed(wrap: Callable[[Function], Function]) -> None:
-    """Let `wrap` take whatever `torch.utils.checkpoint` is going to run again, once it ran for the first time.
+    """Let `wrap` take whatever `torch.utils.checkpoint` is going to run again, before it runs for the first time.
 
     PyTorch offers no other place where both forms of checkpointing can be told of the blocks around them, a
     `context_fn` by the caller excepted.
@@ -151,12 +151,13 @@ def _wrap_reentrant(wrap: Callable[[Function], Function]) -> None:
 
     @functools.wraps(forward)
     def forward_wrapped(ctx: Any, *args: Any) -> Any:
+        again = wrap(args[0])
         token = _checkpointed.set(True)
         try:
             outputs = forward(ctx, *args)
         finally:
             _checkpointed.reset(token)
-        ctx.run_function = wrap(ctx.run_function)
+        ctx.run_function = again
         return outputs
 
     CheckpointFunction.forward = staticmethod(forward_wrapped)  # pyright: ignore[reportAttributeAccessIssue]

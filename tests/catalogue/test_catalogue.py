@@ -134,6 +134,8 @@ def test_rrelu_draws_once_and_its_derivative_is_of_that_draw(rule: lb.BackwardRu
     elif isinstance(rule, lb.Rescale):  # each of a pair has its own slope
         h = slope * a
         expected = np.tile((h[:30] - h[30:]) / (a[:30] - a[30:]), 2)
+    elif isinstance(rule, lb.Renormalized):  # each value is a sample
+        expected = np.abs(slope)
     elif isinstance(rule, lb.Blend):
         expected = 0.75 + 0.25 * slope
     else:
@@ -239,6 +241,7 @@ def test_clamp_broadcasts_its_bounds(rule: lb.BackwardRule):
         lb.Blend(lb.Linear(), lb.Exact(), 0.25): 0.75 + 0.25 * slopes,
         lb.Ratio(): h / a,
         lb.Rescale(): np.tile((h[0] - h[1]) / (a[0] - a[1]), (2, 1)),
+        lb.Renormalized(lb.Linear()): np.sqrt((slopes**2).mean(1, keepdims=True)) * np.ones(3),
     }.get(rule)
     if factor is None:
         factor = forms.factor(rule, "clamp")(a) * np.ones(3)

@@ -13,7 +13,7 @@ import linear_backprop as lb
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-ROOMS = (lb.diagnostics, lb.attribution)
+ROOMS = (lb.diagnostics, lb.attribution, lb.attacks)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -361,7 +361,8 @@ def test_help_names_every_experiment_and_gives_examples(linear_backprop):
         ([], ["fig1", "images"]),
         (
             ["all"],
-            "fig1 images fig2 fig3-left fig3-right fig4 open-settings paper-rate bnn collapse regularizer".split(),
+            "fig1 images fig2 fig3-left fig3-right fig4 open-settings paper-rate bnn collapse regularizer "
+            "transfer-networks transfer".split(),
         ),
         (["fig4", "fig2"], ["fig2", "fig4"]),
         (["images", "fig1-right", "fig1"], ["fig1", "images"]),

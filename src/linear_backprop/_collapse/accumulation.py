@@ -48,6 +48,11 @@ class Accumulation:
         self.is_open = True
         self._groups: list[_Group] = []
 
+    @property
+    def has_taken(self) -> bool:
+        """Whether a backward pass ran."""
+        return bool(self._groups)
+
     def take(self, step: Step, wanted: Wanted, total: Aggregates) -> None:
         """Add one micro-batch's aggregates.
 

@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import fx, nn
 
 from .._conversion.patch import is_converted
-from .._conversion.where import Where, selector
+from .._conversion.where import Where, selection
 from .._errors import CollapseError, LinearBackpropError, require_module
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
@@ -145,12 +145,16 @@ class Collapsed(nn.Module):
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
         self.__dict__["model"] = model
         self.compiled = compile or is_compiled(model)
+        selected = selection(where, self._target)
+        if selected.calls:
+            raise LinearBackpropError(
+                f"collapse selects modules as a whole, got {', '.join(map(repr, selected.calls))}; use convert for "
+                f"single runs of a module"
+            )
         self._captured = Captured(self._target, self._prepare, samples=True)
         self._runner: CollapsedRunner | LocalRunner | None = None
         self._accumulation: Accumulation | None = None
         self._said = False
-        if where is not None:
-            selector(where, self._target)  # which raises where it selects nothing
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy captures its own graph.
@@ -197,7 +201,7 @@ class Collapsed(nn.Module):
         Raises:
             LinearBackpropError: Inside `accumulate()`, after a backward pass: its gradients come when the block ends.
         """
-        if self._accumulation is not None and self._accumulation.groups:
+        if self._accumulation is not None and self._accumulation.has_taken:
             raise LinearBackpropError(
                 "zero_grad() inside accumulate() cannot take back the micro-batches before it, whose gradients are "
                 "added when the block ends; call it before the block, or begin another block"
@@ -264,7 +268,7 @@ class Collapsed(nn.Module):
         of_samples = [node for node, taken in zip(placeholders, is_sample, strict=True) if taken]
         size = BatchSize(of_samples, call.batch, size_guards())
         trace = Trace(module, inputs, is_sample, size, Places(self._target))
-        selects = None if self.where is None else selector(self.where, self._target)
+        selects = None if self.where is None else selection(self.where, self._target).selects
         analysis = Analysis(trace, size, Selection(self._target, selects, self.layers))
         options = Options(self.process_group, always=self.always, check=self.check, compiled=self.compiled)
         if isinstance(self.rule, LocallyExact):

@@ -17,6 +17,7 @@ from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
 from .._torch import Function, context_decorator, function_modes, without, wrap_recomputed
+from .passes import running_from, snapshot
 from .run_call import run_activation, run_layer
 
 Observer = Callable[[Function], None]
@@ -79,13 +80,15 @@ class RuleMode(TorchFunctionMode):
 
 
 def under_the_same_blocks(function: Function) -> Function:
-    """A function under the blocks that are around now, and no others, whenever it is called."""
+    """A function under the blocks that are around now, and no others, whenever it is called; runs are counted on."""
+    passes = snapshot()
     modes = [mode for mode in function_modes() if isinstance(mode, RuleMode)]
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         with ExitStack() as stack:
             stack.enter_context(without(RuleMode))
+            stack.enter_context(running_from(passes))
             for mode in modes:
                 stack.enter_context(mode)
             return function(*args, **kwargs)

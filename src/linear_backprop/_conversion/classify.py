@@ -59,12 +59,14 @@ class Found:
         module: The module.
         classified: Its classification.
         selected: True if it is to follow the rules.
+        runs: The numbers of its runs that are to follow; None for all.
     """
 
     path: str
     module: nn.Module
     classified: Classified
     selected: bool
+    runs: frozenset[int] | None = None
 
     @property
     def kind(self) -> Kind:

@@ -19,7 +19,8 @@ from .classify import Found, Kind, classify, is_scripted
 from .patch import Patch, Patches, WrittenOutPatch, own_forward, patch_of, remove_all
 from .report import Conversion, Report
 from .sequential import SequentialPatch
-from .where import Predicate, Where, selector
+from .single_runs import keep_counting, put_single_runs
+from .where import Selection, Where, selection
 from .whole_model import CheckedPatch, ModelRulePatch
 
 _PATCHES = {Kind.CONTAINER: SequentialPatch, Kind.WRITTEN_OUT: WrittenOutPatch}
@@ -46,7 +47,8 @@ def convert(
         model: Any module; one under `torch.compile`, DDP or FSDP2, too.
         rule: The backward rule.
         where: The modules whose activations and layers are to follow: a glob on their paths ("features.*"), several
-            of them, a predicate of path and module, or `after(path)`; None for all. Inside a selected module, one
+            of them, a predicate of path and module, `after(path)`, or `calls(glob, ...)` for single runs; None for all.
+            Inside a selected module, one
             that is not selected keeps its true derivatives.
         layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`, in modules and as functions;
             without one a layer keeps its true derivatives, or what an earlier conversion gave it. With any `rule`.
@@ -75,11 +77,14 @@ def convert(
         raise LinearBackpropError(
             f"convert puts {rule!r} on whole models; for a part of one, use lb.collapse(model, {rule!r}, where=...)"
         )
-    selects, chosen = selector(where, model), require_layers(layers)
-    found = _found(model, selects, chosen)
+    selected, chosen = selection(where, model), require_layers(layers)
+    found = _found(model, selected, chosen)
     report, patches = Report(rule, chosen, found), Patches(rule, chosen)
     try:
         _put_patches(patches, found, report.list_call)
+        keep_counting(patches)
+        if single := [each for each in found if each.runs is not None]:
+            put_single_runs(model, patches, selected, single)
         if isinstance(rule, ModelRule):
             opaque = frozenset(each.path for each in found if each.kind is Kind.OPAQUE)
             patches.put(ModelRulePatch(model, patches, partial(_list_call, report, opaque)))
@@ -101,13 +106,14 @@ def _list_call(report: Report, opaque: frozenset[str], path: str, function: Func
         report.list_call(path, True, function)
 
 
-def _found(model: nn.Module, selects: Predicate, layers: tuple[LayerRule, ...]) -> list[Found]:
+def _found(model: nn.Module, selected: Selection, layers: tuple[LayerRule, ...]) -> list[Found]:
     """Every module of the model, classified."""
     found: list[Found] = []
     for path, module in model.named_modules():
         classified = classify(module, layers, replaced=own_forward(module) is not None)
         may_follow = classified.kind not in (Kind.PLAIN, Kind.LEFT_ALONE)
-        found.append(Found(path, module, classified, selected=may_follow and bool(selects(path, module))))
+        chosen = may_follow and bool(selected.selects(path, module))
+        found.append(Found(path, module, classified, chosen, selected.runs(path) if chosen else None))
     return found
 
 

@@ -124,6 +124,12 @@ class Patch:
         self._names = list(entries)
         attributes.update(entries)
 
+    @property
+    def earlier(self) -> Patch | None:
+        """The patch of an earlier conversion that this one took the place of; None if there was none."""
+        owner = getattr(self._before.get("forward"), "__self__", None)
+        return owner if isinstance(owner, Patch) else None
+
     def remove(self) -> None:
         """Give the module back what it had."""
         attributes = vars(self.module)

@@ -70,7 +70,10 @@ class Report:
         self._sites: dict[tuple[str, str], Site] = {}
         self._settled: set[tuple[str, Function]] = set()
         self._with_arithmetic: set[str] = set()
+        self._runs: dict[str, frozenset[int]] = {}
         for each in found:
+            if each.runs is not None:
+                self._runs[each.path] = each.runs
             if each.kind not in (Kind.PLAIN, Kind.CONTAINER, Kind.OPAQUE):
                 self._add(each.path, type(each.module).__name__, each.classified, each.selected)
             elif each.kind is Kind.OPAQUE:
@@ -116,7 +119,7 @@ class Report:
         self._with_arithmetic.add(path)
         for key, site in self._sites.items():
             if site.path == path and site.changed:
-                self._sites[key] = replace(site, note=ALONE)
+                self._sites[key] = replace(site, note=self._note(path))
 
     def require_a_change(self, subject: str, model: nn.Module) -> None:
         """Raise if the conversion changed nothing.
@@ -141,8 +144,14 @@ class Report:
     def _add(self, path: str, what: str, classified: Classified, selected: bool, recorded: bool = True) -> None:
         reason = classified.reason or ("" if selected else NOT_SELECTED) or ("" if recorded else NOT_RECORDED)
         rule = None if reason else classified.rule or self.rule
-        note = ALONE if rule is not None and path in self._with_arithmetic else ""
+        note = "" if rule is None else self._note(path)
         self._sites[path, what] = Site(path, what, changed=not reason, reason=reason, rule=rule, note=note)
+
+    def _note(self, path: str) -> str:
+        """What the rule does not reach in a module that follows it."""
+        runs = sorted(self._runs.get(path, ()))
+        single = f"run{'s' * (len(runs) > 1)} {', '.join(map(str, runs))} alone" if runs else ""
+        return "; ".join(note for note in (single, ALONE if path in self._with_arithmetic else "") if note)
 
 
 class Conversion:

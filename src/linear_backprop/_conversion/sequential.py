@@ -78,7 +78,9 @@ class SequentialPatch(Patch):
     def _is_ours(self, module: nn.Module) -> bool:
         """True for an activation that this conversion put under `Linear`, its `forward` being its class's."""
         patch = patch_of(module)
-        return patch is not None and patch.patches is self.patches and type(patch.rule) is Linear and patch.own is None
+        return (
+            type(patch) is Patch and patch.patches is self.patches and type(patch.rule) is Linear and patch.own is None
+        )
 
 
 def _nobody_watches() -> bool:

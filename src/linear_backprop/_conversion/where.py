@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -23,8 +23,32 @@ class After:
     path: str
 
 
-Where = str | Iterable[str] | Predicate | After | None
-"""Whatever selects modules: a glob, several, a predicate of path and module, `after(path)`, or None for all."""
+@dataclass(frozen=True, init=False, repr=False)
+class Calls:
+    """Single runs of the modules that a glob matches; see `calls`."""
+
+    glob: str
+    runs: frozenset[int]
+
+    def __init__(self, glob: str, *runs: int) -> None:
+        if not isinstance(glob, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LinearBackpropError(f'calls takes a glob first, as in calls("layer3.*.relu", 0, 1); got {glob!r}')
+        wrong = [run for run in runs if not isinstance(run, int) or isinstance(run, bool) or run < 0]  # pyright: ignore[reportUnnecessaryIsInstance]
+        if wrong or not runs:
+            raise LinearBackpropError(
+                f"calls({glob!r}, ...) takes the numbers of runs, from 0 within one forward pass, as in "
+                f"calls({glob!r}, 0, 1); got {', '.join(map(repr, wrong)) or 'none'}"
+            )
+        object.__setattr__(self, "glob", glob)
+        object.__setattr__(self, "runs", frozenset(runs))
+
+    def __repr__(self) -> str:
+        return f"calls({', '.join(map(repr, (self.glob, *sorted(self.runs))))})"
+
+
+Where = str | Calls | Iterable[str | Calls] | Predicate | After | None
+"""Whatever selects modules: a glob, `calls(glob, ...)`, several of these, a predicate of path and module,
+`after(path)`, or None for all."""
 
 
 def after(path: str) -> After:
@@ -44,34 +68,77 @@ def after(path: str) -> After:
     return After(path)
 
 
-def selector(where: Where, model: nn.Module) -> Predicate:
-    """`where` as a predicate of path and module.
+def calls(glob: str, *runs: int) -> Calls:
+    """Select single runs of a module that the model runs several times, such as the one ReLU of a residual block.
+
+    A run is one call of the module itself. Runs are counted from 0, for each module by itself, within one forward pass
+    of the model that is converted, or of the part of it that is called; what activation checkpointing runs again has
+    the numbers that it had. The other runs keep their true derivatives, or what an earlier conversion gave them.
+    With `Linear` and the first two runs of each block's ReLU this is LinBP on ResNets as Guo et al. (2020) run it.
+    `convert` takes it wherever it takes `where`, in lists of globs, too; `collapse` refuses it.
+
+    Args:
+        glob: A glob on modules' paths, such as "layer3.*.relu".
+        runs: The numbers of the runs.
+
+    Raises:
+        LinearBackpropError: No run is given, or one that is not a number from 0 on.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(2, 2), relu := nn.ReLU(), nn.Linear(2, 2), relu, nn.Linear(2, 2))
+        >>> print(lb.convert(model, where=lb.calls("1", 1)))
+        path  activation  backward pass
+        1     ReLU        Linear(); run 1 alone
+        1 changed, 0 left alone
+    """
+    return Calls(glob, *runs)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What `where` selects in a model.
+
+    Attributes:
+        selects: A predicate of path and module.
+        calls: The paths of the modules of which single runs are selected, by what selects them.
+    """
+
+    selects: Predicate
+    calls: Mapping[Calls, frozenset[str]] = field(default_factory=dict[Calls, frozenset[str]])
+
+    def runs(self, path: str) -> frozenset[int] | None:
+        """The single runs of a module that are selected; None for all."""
+        chosen = [calls.runs for calls, paths in self.calls.items() if path in paths]
+        return frozenset[int]().union(*chosen) if chosen else None
+
+
+def selection(where: Where, model: nn.Module) -> Selection:
+    """What `where` selects.
 
     Raises:
         LinearBackpropError: `where` names nothing in the model, or is of no known kind.
     """
     if where is None:
-        return lambda path, module: True
-    paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
+        return Selection(lambda path, module: True)
     if isinstance(where, After):
-        return _after(where.path, paths)
-    if isinstance(where, str):
-        return _globs([where], model)
+        return Selection(_after(where.path, [path for path, _ in model.named_modules(remove_duplicate=False)]))
     if isinstance(where, type):
         raise _by_class(where)
     if isinstance(where, nn.Module):
         raise _unknown(where)
     if callable(where):
-        return _predicate(where)
+        return Selection(_predicate(where))
+    if isinstance(where, str | Calls):
+        return _listed([where], model)
     if isinstance(where, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return _globs(list(where), model)
+        return _listed(list(where), model)
     raise _unknown(where)
 
 
 def _unknown(where: object) -> LinearBackpropError:
     return LinearBackpropError(
-        f"where must be a glob on modules' paths, a list of globs, a predicate (path, module) -> bool or after(path), "
-        f"got {described(where)}"
+        f"where must be a glob on modules' paths, calls(glob, ...), a list of these, a predicate "
+        f"(path, module) -> bool or after(path), got {described(where)}"
     )
 
 
@@ -103,21 +170,28 @@ def _after(path: str, paths: list[str]) -> Predicate:
     return lambda path, module: path in later
 
 
-def _globs(globs: list[object], model: nn.Module) -> Predicate:
+def _listed(listed: list[object], model: nn.Module) -> Selection:
     """A module that has several paths is selected by any of them, and known by its first."""
     first = {module: path for path, module in model.named_modules()}
     every = list(model.named_modules(remove_duplicate=False))
-    selected: set[str] = set()
-    for glob in globs:
-        if not isinstance(glob, str):
-            raise _by_class(glob) if isinstance(glob, type) else _unknown(glob)
+    whole: set[str] = set()
+    single: dict[Calls, set[str]] = {}
+    for each in listed:
+        if not isinstance(each, str | Calls):
+            raise _by_class(each) if isinstance(each, type) else _unknown(each)
+        glob = each if isinstance(each, str) else each.glob
         matching = {first[module] for path, module in every if fnmatchcase(path, glob)}
         if not matching:
             raise LinearBackpropError(
-                f"where={glob!r} matches no module of the model{_near(glob, [path for path, _ in every])}"
+                f"where={each!r} matches no module of the model{_near(glob, [path for path, _ in every])}"
             )
-        selected |= matching
-    return lambda path, module: path in selected
+        if isinstance(each, str):
+            whole |= matching
+        else:
+            single[each] = matching
+    selected = whole.union(*single.values())
+    calls = {each: frozenset(paths - whole) for each, paths in single.items()}
+    return Selection(lambda path, module: path in selected, calls)
 
 
 def _near(path: str, paths: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The patches of a model's own `forward`, around the patch that it may have already."""
+"""The patches around the patch that a module, or a whole model, may have already: of this conversion or an earlier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from .._rules.rule import ModelRule
 from .._torch import Function
-from .patch import Patch, Patches
+from .patch import Patch, Patches, patch_of
 
 
 class OuterPatch(Patch):
@@ -19,11 +19,12 @@ class OuterPatch(Patch):
 
     Args:
         model: The model.
-        patches: The patches of the conversion; the model's own is taken out of its place.
+        patches: The patches of the conversion; the model's own is taken out of its place. Where it has none, an earlier
+            conversion's is what is inside.
     """
 
     def __init__(self, model: nn.Module, patches: Patches) -> None:
-        self.inner = patches.take_out(model)
+        self.inner = patches.take_out(model) or patch_of(model)
         super().__init__(model, "", patches, selected=True)
 
     def entries(self) -> dict[str, Callable[..., Any]]:

@@ -80,18 +80,19 @@ class AveragedMaximum(LayerRule):
 
     def linear_map(self, call: Call, constants: tuple[Tensor, ...]) -> Tensor:
         """The average over each window."""
-        return self._windows(call).average(call.input)
+        return windows_of(self.bound(call)).average(call.input)
 
     def transpose(self, call: Call) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Average pooling's backward kernel, where there is one for such windows."""
-        windows = self._windows(call)
+        windows = windows_of(self.bound(call))
         return windows.spread if windows.have_a_kernel(call.input) else None
 
-    def _windows(self, call: Call) -> Windows | AdaptiveWindows:
-        given = self.bound(call)
-        if "output_size" in given:
-            return AdaptiveWindows(given["dims"], given["output_size"])
-        return Windows(given["dims"], **{name: given[name] for name in WINDOW_ARGUMENTS})
+
+def windows_of(given: Arguments) -> Windows | AdaptiveWindows:
+    """The windows of a max pooling that is called with such arguments."""
+    if "output_size" in given:
+        return AdaptiveWindows(given["dims"], given["output_size"])
+    return Windows(given["dims"], **{name: given[name] for name in WINDOW_ARGUMENTS})
 
 
 @dataclass(frozen=True)

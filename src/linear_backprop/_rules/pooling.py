@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,20 @@ class Windows:
         spread = _backward.avg_pool2d_backward if self.dims == 2 else _backward.avg_pool3d_backward
         return spread(g, like, kernel, stride, padding, *rest)
 
+    def positions(self, length: int, dim: int) -> Tensor:
+        """The positions of every window along one dimension, shape (windows, positions); some lie outside the input.
+
+        Args:
+            length: The input's along it.
+            dim: It, counted from 0 among those that count positions.
+        """
+        stride = self.kernel_size if self.stride in (None, (), []) else self.stride
+        size, step, pad, gap = (
+            self._each(each)[dim] for each in (self.kernel_size, stride, self.padding, self.dilation)
+        )
+        starts = torch.arange(_count(length, size, step, pad, gap, self.ceil_mode)) * step - pad
+        return starts[:, None] + torch.arange(size) * gap
+
     def _each(self, sizes: Sizes) -> tuple[int, ...]:
         sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
         return sizes * self.dims if len(sizes) == 1 else sizes
@@ -114,15 +129,37 @@ class AdaptiveWindows:
         spread = _backward._adaptive_avg_pool2d_backward if self.dims == 2 else _backward._adaptive_avg_pool3d_backward
         return spread(g, like)
 
+    def positions(self, length: int, dim: int) -> Tensor:
+        """The positions of every window along one dimension, shape (windows, positions); -1 fills up shorter ones.
+
+        Args:
+            length: The input's along it.
+            dim: It, counted from 0 among those that count positions.
+        """
+        given: Any = (
+            self.output_size if isinstance(self.output_size, int) else self.output_size[dim % len(self.output_size)]
+        )
+        outputs = length if given is None else given
+        starts = [output * length // outputs for output in range(outputs)]
+        ends = [-(-(output + 1) * length // outputs) for output in range(outputs)]
+        counts = torch.tensor([end - start for start, end in zip(starts, ends, strict=True)])
+        steps = torch.arange(int(counts.max()))
+        return torch.where(steps < counts[:, None], torch.tensor(starts)[:, None] + steps, -1)
+
+
+def _count(length: int, size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    """The number of windows along a dimension."""
+    room = length + 2 * padding - dilation * (size - 1) - 1
+    windows = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (windows - 1) * stride >= length + padding:  # such a window would lie beyond the input
+        windows -= 1
+    return windows
+
 
 def _sums(a: Tensor, size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Tensor:
     """The sum over each window along the last dimension, padded with zeros."""
     length, extent = a.shape[-1], dilation * (size - 1) + 1
-    room = length + 2 * padding - extent
-    windows = (-(-room // stride) if ceil_mode else room // stride) + 1
-    if ceil_mode and (windows - 1) * stride >= length + padding:  # such a window would lie beyond the input
-        windows -= 1
-    reach = (windows - 1) * stride + 1
+    reach = (_count(length, size, stride, padding, dilation, ceil_mode) - 1) * stride + 1
     padded = F.pad(a, (padding, reach + extent - 1 - length - padding))
     starts = range(0, extent, dilation)
     return sum((padded[..., start : start + reach : stride] for start in starts[1:]), padded[..., :reach:stride])

@@ -5,6 +5,7 @@ from ._damage import set_aside as set_aside
 from ._environment import environment as environment
 from ._errors import RunError as RunError
 from ._files import require_writable as require_writable
+from ._files import write_whole as write_whole
 from ._listing import Listed as Listed
 from ._listing import listing as listing
 from ._lock import BusyError as BusyError

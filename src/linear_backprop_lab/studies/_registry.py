@@ -13,9 +13,10 @@ from .bnn import STUDY as BNN
 from .collapse import STUDY as COLLAPSE
 from .figure1 import STUDY as FIGURE1
 from .regularizer import STUDY as REGULARIZER
+from .transfer import STUDY as TRANSFER
 from .vgg import STUDY as VGG
 
-STUDIES = (FIGURE1, VGG, BNN, COLLAPSE, REGULARIZER)
+STUDIES = (FIGURE1, VGG, BNN, COLLAPSE, REGULARIZER, TRANSFER)
 """In the order they are run, and shown in the report."""
 
 EXPERIMENTS = tuple(experiment for study in STUDIES for experiment in study.experiments)

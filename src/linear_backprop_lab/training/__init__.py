@@ -5,5 +5,6 @@ from ._ensemble import EnsembleOutcome as EnsembleOutcome
 from ._ensemble import Status as Status
 from ._ensemble import train_ensemble as train_ensemble
 from ._loop import train as train
+from ._one_cycle import OneCycle as OneCycle
 from ._ranks import together as together
 from ._recipe import Recipe as Recipe

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from linear_backprop_lab.models import binarized_resnet18, mlp, residual, vgg19
+from linear_backprop_lab.models import binarized_resnet18, bottleneck, inverted_residual, mlp, plain, residual, vgg19
 
 
 def build_model(config: Mapping[str, Any], seed: int) -> nn.Module:
     """The untrained model for images of 3 x 32 x 32, the same weights for the same seed.
 
     Args:
-        config: `name` ("mlp", "vgg19", "residual" or "binarized-resnet18"), `activation` (a module of `torch.nn`),
+        config: `name` (a key of `_BUILDERS`), `activation` (a module of `torch.nn`),
             and the settings of the function of that name, as JSON values.
         seed: Of the weights; the generator is left as it was.
     """
@@ -48,5 +48,8 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": _flat_mlp,
     "vgg19": vgg19,
     "residual": residual,
+    "plain": plain,
+    "bottleneck": bottleneck,
+    "inverted-residual": inverted_residual,
     "binarized-resnet18": binarized_resnet18,
 }

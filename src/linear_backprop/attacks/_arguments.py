@@ -1,0 +1,79 @@
+"""What is given to an attack, checked."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import LinearBackpropError
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def require_model(model: object) -> None:
+    """Refuse what is not a module."""
+    if not isinstance(model, nn.Module):
+        raise LinearBackpropError(f"an attack needs a module, got {model!r}")
+
+
+def require_settings(eps: float, alpha: float, steps: int, momentum: float) -> None:
+    """Refuse sizes that are none."""
+    for name, value in (("eps", eps), ("alpha", alpha), ("momentum", momentum)):
+        if not 0 <= value < math.inf:
+            raise LinearBackpropError(f"{name} must be 0 or more and finite, got {value}")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LinearBackpropError(f"steps must be a whole number, 0 or more, got {steps!r}")
+
+
+def require_eval_mode(model: nn.Module) -> None:
+    """Refuse a model whose statistics the attack would change, and whose gradient would be drawn at random."""
+    training = next((path for path, module in model.named_modules() if module.training), None)
+    if training is not None:
+        raise LinearBackpropError(
+            f"{f'module {training!r} of the model' if training else 'the model'} is in training mode, in which batch "
+            f"statistics change and units are dropped; call model.eval() first"
+        )
+
+
+def require_images(images: object) -> Tensor:
+    """Images in [0, 1], the batch first, without a graph."""
+    if not (isinstance(images, Tensor) and images.is_floating_point() and images.dim() > 1):
+        given = f"{images.dtype}, shape {tuple(images.shape)}" if isinstance(images, Tensor) else repr(type(images))
+        raise LinearBackpropError(
+            f"images must be a floating-point tensor in [0, 1] with the batch first, got {given}; divide bytes by 255"
+        )
+    low, high = images.detach().aminmax() if images.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
+        raise LinearBackpropError(
+            f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}; let the model normalize them itself, "
+            f"as its first layer"
+        )
+    return images.detach()
+
+
+def require_labels(labels: object, images: Tensor) -> Tensor:
+    """Class indices, one for each image, where the images are; a copy."""
+    if not (isinstance(labels, Tensor) and labels.dtype in _INTEGERS and labels.shape == images.shape[:1]):
+        given = f"{labels.dtype}, shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else repr(type(labels))
+        raise LinearBackpropError(
+            f"labels must be class indices, a tensor of integers of shape {tuple(images.shape[:1])}, got {given}"
+        )
+    return labels.to(images.device, torch.int64, copy=True)
+
+
+def require_logits(logits: object, labels: Tensor) -> Tensor:
+    """The model's output for the batch, in float32 at least."""
+    if not (isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(labels)):
+        given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else repr(type(logits))
+        raise LinearBackpropError(
+            f"the model must return logits of shape (N, classes) for N = {len(labels)} images, got {given}; wrap it in "
+            f"one that does"
+        )
+    classes = logits.shape[1]
+    if not bool(((labels >= 0) & (labels < classes)).all()):
+        raise LinearBackpropError(
+            f"labels must lie in 0 to {classes - 1}, the model's classes; got {labels.min()} to {labels.max()}"
+        )
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

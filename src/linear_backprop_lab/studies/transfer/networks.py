@@ -1,0 +1,140 @@
+"""The networks that attacks are made on and tried on: trained once, their weights kept beside the record."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from linear_backprop_lab.data import ImageDataset, load_images
+from linear_backprop_lab.records import Run, write_whole
+from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._scale import Scale
+from linear_backprop_lab.studies.images.building import build_model, training_device
+from linear_backprop_lab.studies.images.run import images_of, seconds_at_most
+from linear_backprop_lab.training import OneCycle, train
+
+NAME = "transfer-networks"
+SOURCES = ("VGG19", "bottleneck")
+VICTIMS = ("plain", "MobileNet-like")
+
+_WEIGHTS = "weights.pt"
+_MODELS: dict[str, dict[str, Any]] = {
+    "VGG19": {"name": "vgg19", "activation": "ReLU", "width": 1 / 8, "batch_norm": True},
+    "bottleneck": {"name": "bottleneck", "activation": "ReLU", "widths": (16, 32, 64), "blocks": (1, 2, 2)},
+    "plain": {"name": "plain", "activation": "ReLU", "widths": (32, 64, 64, 64)},
+    "MobileNet-like": {"name": "inverted-residual", "activation": "ReLU6", "widths": (16, 32, 64)},
+}
+_SMALLEST: dict[str, dict[str, Any]] = {
+    "VGG19": {"width": 1 / 32},
+    "bottleneck": {"widths": (4, 8), "blocks": (1, 1)},
+    "plain": {"widths": (4, 8)},
+    "MobileNet-like": {"widths": (8, 16), "blocks": 1},
+}
+_WIDEST: dict[str, dict[str, Any]] = {
+    "VGG19": {"width": 1.0},
+    "bottleneck": {"widths": (64, 128, 256), "blocks": (3, 4, 3)},
+    "plain": {"widths": (128, 256, 512, 512)},
+    "MobileNet-like": {"widths": (64, 128, 256)},
+}
+_EPOCHS = {"VGG19": 10, "bottleneck": 6, "plain": 4, "MobileNet-like": 3}
+
+
+def network_config(name: str, scale: Scale) -> dict[str, Any]:
+    """How a network is built and trained; at the smallest scale it is narrow and hardly trained, on digits."""
+    sizes = {Scale.SMOKE: _SMALLEST, Scale.CPU: dict[str, dict[str, Any]](), Scale.PAPER: _WIDEST}[scale]
+    images = {Scale.SMOKE: 512, Scale.CPU: 50_000, Scale.PAPER: 50_000}[scale]
+    epochs = {Scale.SMOKE: 2, Scale.CPU: _EPOCHS[name], Scale.PAPER: 100}[scale]
+    recipe = OneCycle(
+        epochs=epochs, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, images=images, channels_last=True
+    )
+    return {
+        "experiment": NAME,
+        "network": name,
+        "data": "digits" if scale is Scale.SMOKE else "cifar10",
+        "train_images": images,
+        "held_out_images": 0,
+        "test_images": 256 if scale is Scale.SMOKE else 10_000,
+        "model": {**_MODELS[name], **sizes.get(name, {})},
+        "recipe": asdict(recipe),
+    }
+
+
+def network_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
+    """The training of every network, under Backprop."""
+    return [network_job(root, network_config(name, scale), data, download) for name in (*SOURCES, *VICTIMS)]
+
+
+def network_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
+    """The training of one network."""
+    run = Run(root, config)
+    return Job(
+        run=run,
+        label=f"{config['network']}, {config['recipe']['epochs']} epochs",
+        steps=OneCycle(**run.config["recipe"]).steps(run.config["train_images"]),
+        perform=partial(_perform, run, data, download),
+        estimate=partial(seconds_at_most, run.config),
+    )
+
+
+def trained_network(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> nn.Module:
+    """The network, in eval mode, for images in [0, 1]; trained again where its weights are not at hand."""
+    run = Run(root, config)
+    path = run.folder / _WEIGHTS
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            model = _train(Run(Path(scratch), config), data, download, lambda step: None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _keep(model, path)
+    model = Scaled(build_model(run.config["model"], seed=0))
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.requires_grad_(False).eval()
+
+
+def _perform(run: Run, data: Path | None, download: bool, on_step: OnStep) -> None:
+    _keep(_train(run, data, download, on_step), run.folder / _WEIGHTS)
+
+
+def _train(run: Run, data: Path | None, download: bool, on_step: OnStep) -> Scaled:
+    images = images_of(run.config, load_images(data, download=download))
+    recipe = OneCycle(**run.config["recipe"])
+    network = build_model(run.config["model"], recipe.seed)
+    train(network, images, recipe, run, device=training_device(), on_step=on_step)
+    return Scaled(network.cpu(), images)
+
+
+def _keep(model: nn.Module, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    write_whole(path, buffer.getbuffer())
+
+
+class Scaled(nn.Module):
+    """A network that was trained on normalized images, for images in [0, 1].
+
+    Args:
+        network: The network.
+        images: What it was trained on, for the mean and the deviation of each channel; None where they are loaded.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, network: nn.Module, images: ImageDataset | None = None) -> None:
+        super().__init__()
+        self.network = network
+        channels = torch.zeros(3, 1) if images is None else images.train_images.transpose(0, 1).flatten(1).double()
+        self.register_buffer("mean", channels.mean(1).float().view(1, -1, 1, 1))
+        deviation = torch.ones(3) if images is None else channels.std(1).clamp_min(1.0).float()
+        self.register_buffer("deviation", deviation.view(1, -1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, C)."""
+        return self.network((255 * images - self.mean) / self.deviation)

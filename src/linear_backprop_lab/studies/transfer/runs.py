@@ -1,0 +1,177 @@
+"""Adversarial examples crafted on one network and tried on others: I-FGSM, LinBP by position, BPA and more."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from linear_backprop_lab.data import ImageDataset, load_images
+from linear_backprop_lab.records import Run, RunError
+from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._scale import Scale
+from linear_backprop_lab.studies.images.building import build_model
+from linear_backprop_lab.studies.images.run import images_of
+
+from .methods import Kind, Method, activation_paths, attack_of, methods_of
+from .networks import SOURCES, VICTIMS, network_config, trained_network
+
+NAME = "transfer"
+
+_KINDS: tuple[Kind, ...] = ("LinBP", "Renormalized", "first two runs", "SiLU", "BPA")
+_BATCH = 64
+
+
+class _Size(NamedTuple):
+    images: int
+    starts: int
+    positions: int
+
+
+class _Setting(NamedTuple):
+    steps: int
+    momentum: float
+
+
+_SIZES = {
+    Scale.SMOKE: _Size(images=16, starts=1, positions=2),
+    Scale.CPU: _Size(images=256, starts=2, positions=8),
+    Scale.PAPER: _Size(images=1000, starts=5, positions=16),
+}
+_SETTINGS = {
+    Scale.SMOKE: (_Setting(2, 0.0), _Setting(2, 1.0)),
+    Scale.CPU: tuple(_Setting(steps, momentum) for steps in (10, 100) for momentum in (0.0, 1.0)),
+    Scale.PAPER: tuple(_Setting(steps, momentum) for steps in (10, 100) for momentum in (0.0, 1.0)),
+}
+_FEWER = {"LinBP": 4, "others": 2}
+_EPS, _ALPHA = 8 / 255, 2 / 255
+
+
+def transfer_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
+    """A run a source, victim, number of steps and momentum; networks without weights at hand are trained first.
+
+    A line of `metrics.jsonl` is of one attack: `kind`, `changed` (how many modules of activations follow the rule, from
+    the output on), and `fooled`, for each random start and network the share of images that it takes for something
+    else; `fooled.npz` says which.
+
+    Args:
+        root: The folder all records lie in.
+        scale: At the smallest, narrow networks on digits; at the paper's, the issue's whole size: wide networks,
+            1,000 images, five random starts.
+        data: The folder of CIFAR-10.
+        download: Whether it may be downloaded.
+    """
+    return [
+        transfer_job(root, _config(source, victim, setting, scale), data, download)
+        for setting, source, victim in itertools.product(_SETTINGS[scale], SOURCES, VICTIMS)
+    ]
+
+
+def _config(source: str, victim: str, setting: _Setting, scale: Scale) -> dict[str, Any]:
+    size = _SIZES[scale]
+    networks = {name: network_config(name, scale) for name in (source, victim)}
+    whole = scale is Scale.PAPER or (setting.steps <= 10 and not setting.momentum)
+    return {
+        "experiment": NAME,
+        "source": source,
+        "victim": victim,
+        "networks": networks,
+        "data": networks[source]["data"],
+        "images": size.images,
+        "all_right": scale is not Scale.SMOKE,
+        "train_images": networks[source]["train_images"],
+        "starts": list(range(size.starts if setting.steps <= 10 or scale is Scale.PAPER else 1)),
+        "positions": {"LinBP": size.positions, "others": max(1, size.positions // 4)} if whole else _FEWER,
+        "eps": _EPS,
+        "alpha": _ALPHA,
+        "steps": setting.steps,
+        "momentum": setting.momentum,
+    }
+
+
+def transfer_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
+    """The job of one configuration, as `transfer_jobs` makes them."""
+    run = Run(root, config)
+    momentum = f", momentum {config['momentum']:g}" if config["momentum"] else ""
+    return Job(
+        run=run,
+        label=f"{config['source']} to {config['victim']}, {config['steps']} steps{momentum}",
+        steps=len(methods(run.config)),
+        perform=partial(_perform, run, root, data, download),
+    )
+
+
+def methods(config: Mapping[str, Any]) -> list[Method]:
+    """The attacks of a configuration."""
+    model = build_model(config["networks"][config["source"]]["model"], seed=0)
+    runs_each = 3 if config["source"] == "bottleneck" else 1
+    return methods_of(_KINDS, len(activation_paths(model)), config["positions"], runs_each)
+
+
+def _perform(run: Run, root: Path, data: Path | None, download: bool, on_step: OnStep) -> None:
+    """Make the run from its beginning."""
+    config = run.config
+    networks = {name: trained_network(root, each, data, download) for name, each in config["networks"].items()}
+    found = images_of(config["networks"][config["source"]], load_images(data, download=download))
+    run.start()
+    started = time.perf_counter()
+    images, labels = _chosen(networks.values() if config["all_right"] else (), found, config["images"])
+    settings = {name: config[name] for name in ("eps", "alpha", "steps", "momentum")}
+    fooled: list[np.ndarray] = []
+    for done, method in enumerate(methods(config), start=1):
+        begun = time.perf_counter()
+        of_seeds = [
+            _fooled(method, networks, config["source"], images, labels, settings, seed) for seed in config["starts"]
+        ]
+        fooled.append(np.stack(of_seeds))
+        rates = [{name: float(each.mean()) for name, each in zip(networks, seed, strict=True)} for seed in of_seeds]
+        run.log(kind=method.kind, changed=method.changed, fooled=rates, seconds=time.perf_counter() - begun)
+        on_step(done)
+    run.save_arrays("fooled", fooled=np.stack(fooled))
+    run.close(
+        status="finished",
+        images=len(images),
+        source=found.source,
+        seconds=time.perf_counter() - started,
+    )
+
+
+@torch.no_grad()
+def _chosen(networks: Iterable[nn.Module], found: ImageDataset, wanted: int) -> tuple[Tensor, Tensor]:
+    """The first of some test images, as many of each class, that both networks classify rightly; at most `wanted`.
+
+    Raises:
+        RunError: They are fewer than two.
+    """
+    drawn = found.subset(None, min(len(found.test_images), 4 * wanted))
+    images, labels = drawn.test_images.float() / 255, drawn.test_labels
+    right = torch.ones_like(labels, dtype=torch.bool)
+    for network in networks:
+        right &= torch.cat([network(batch).argmax(1) for batch in images.split(_BATCH)]) == labels
+    if right.sum() < 2:
+        raise RunError(f"both networks classify {right.sum()} of {len(labels)} images rightly; train them for longer")
+    return images[right][:wanted], labels[right][:wanted]
+
+
+def _fooled(
+    method: Method,
+    networks: Mapping[str, nn.Module],
+    source: str,
+    images: Tensor,
+    labels: Tensor,
+    settings: dict[str, Any],
+    seed: int,
+) -> np.ndarray:
+    """Which images each network takes for something else: (networks, images)."""
+    attack = attack_of(method, networks[source], settings, seed)
+    crafted = [attack(*each) for each in zip(images.split(_BATCH), labels.split(_BATCH), strict=True)]
+    with torch.no_grad():
+        guesses = [torch.cat([network(batch).argmax(1) for batch in crafted]) for network in networks.values()]
+    return torch.stack([guess != labels for guess in guesses]).numpy()

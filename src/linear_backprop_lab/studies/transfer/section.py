@@ -1,0 +1,180 @@
+"""The section on transfer attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from linear_backprop_lab.records import Run
+from linear_backprop_lab.report import Claim, Figure, Section, Table, by_direction
+from linear_backprop_lab.report.drawing import label_ends, panels, to_svg
+
+from .methods import PLAIN
+from .networks import NAME as NETWORKS
+from .table import Comparison, Row, comparisons, is_linear, rows
+
+_COLORS = {
+    "LinBP": "#d9601a",
+    "Renormalized": "#159a76",
+    "first two runs": "#808080",
+    "SiLU": "#a663cc",
+    "BPA": "#b58900",
+}
+_MARKERS = {"LinBP": "s", "Renormalized": "^", "first two runs": "v", "SiLU": "D", "BPA": "o"}
+_PLAIN = "#2f86d1"
+
+
+def transfer(runs: Sequence[Run]) -> Section:
+    """The section, from complete runs of the experiment `transfer`, at least one, and of its networks."""
+    table = rows(runs)
+    found = comparisons(table)
+    fewest = min(row.steps for row in table)
+    return Section(
+        id="transfer",
+        title="Transfer attacks: does a linear backward pass fool other networks better?",
+        asked=f"{_QUESTION} {_setting(runs, table)} {_networks(runs)}",
+        figures=tuple(_by_position(table, *group) for group in _groups(table) if group[0] == fewest),
+        claims=(_claim(found, is_linear, "A linear backward pass transfers better."), _claim(found, _is_silu, _SILU)),
+        table=_table(found),
+        rerun="linear-backprop reproduce transfer-networks transfer",
+        finding=_finding(found),
+    )
+
+
+_QUESTION = (
+    "Guo et al. (2020) report that adversarial examples crafted with a backward pass that is linear above some layer "
+    "(LinBP) fool other networks far better. Here they are crafted on one small network and tried on others. Beside "
+    "LinBP, by position: its gradient rescaled to the true one's norm (Renormalized), linear in the first two runs of "
+    "a block's ReLU alone as Guo et al. do on ResNets, SiLU's slope for ReLU's (SiLU), and that with softened pooling "
+    "(BPA). In a network without branches Renormalized scales each image's gradient as a whole, and is LinBP."
+)
+_SILU = "SiLU's slope in the place of ReLU's, as in BPA, transfers better."
+
+
+def _is_silu(comparison: Comparison) -> bool:
+    return not is_linear(comparison)
+
+
+def _groups(table: Sequence[Row]) -> list[tuple[int, float]]:
+    return sorted({(row.steps, row.momentum) for row in table})
+
+
+def _setting(runs: Sequence[Run], table: Sequence[Row]) -> str:
+    eps = next(run.config["eps"] for run in runs if run.config["experiment"] != NETWORKS)
+    groups = ", ".join(f"{steps} with momentum {momentum:g}" for steps, momentum in _groups(table))
+    starts = max(row.fooled.shape[0] for row in table)
+    return (
+        f"{table[0].fooled.shape[1]} test images that source and victim classify rightly, changes of at most "
+        f"{255 * eps:g}/255, steps: {groups}, at most {starts} random starts; small networks, few images and starts: "
+        "`--scale paper` asks for the whole."
+    )
+
+
+def _networks(runs: Sequence[Run]) -> str:
+    trained = [run for run in runs if run.config["experiment"] == NETWORKS]
+    accuracies = ", ".join(f"{run.config['network']} {run.record['test_accuracy']:.1%}" for run in trained)
+    return f"Test accuracies: {accuracies}." if trained else ""
+
+
+def _finding(found: Sequence[Comparison]) -> str:
+    linear, others = ([each for each in found if wanted(each)] for wanted in (is_linear, _is_silu))
+    if not linear:
+        return ""
+    ahead = sum(each.gain.direction > 0 for each in linear)
+    behind = sum(each.gain.direction < 0 for each in linear)
+    better = "fools" if ahead > len(linear) / 2 else "does not fool"
+    silu = (
+        f" SiLU's slope: {fmean(100 * each.gain.value for each in others):+.1f} points on average, ahead in "
+        f"{sum(each.gain.direction > 0 for each in others)} of {len(others)}."
+        if others
+        else ""
+    )
+    return (
+        f"At its best position a linear backward pass {better} other networks more often than the true gradient here: "
+        f"{fmean(100 * each.gain.value for each in linear):+.1f} points on average over {len(linear)} comparisons "
+        f"({_pairs(found)}), "
+        f"ahead in {ahead} and behind in {behind}.{silu}"
+    )
+
+
+def _pairs(found: Sequence[Comparison]) -> str:
+    return ", ".join(dict.fromkeys(f"{each.best.source} to {each.best.victim}" for each in found))
+
+
+def _claim(found: Sequence[Comparison], wanted: Callable[[Comparison], bool], claim: str) -> Claim:
+    chosen = [each for each in found if wanted(each)]
+    pairs = {(each.best.source, each.best.victim) for each in chosen}
+    return Claim(
+        experiment="transfer",
+        claim=claim,
+        paper="not in the paper; Guo et al. (2020) for LinBP, Wang et al. (2023) for BPA",
+        measured="; ".join(_described(each) for each in chosen),
+        verdict=by_direction([each.gain.direction for each in chosen]) if len(pairs) > 1 else "not decided",
+        key=f"{fmean(100 * each.gain.value for each in chosen):+.1f} points on average" if chosen else "",
+        how="success at the best position minus I-FGSM's; the position is chosen on every other image and judged on "
+        "those between. Holds where the 95% interval of the gain is above 0 from every source to every victim, with "
+        "every number of steps and momentum; partly where in some; no difference seen where 0 is in all intervals. "
+        "Decided where there are two pairs of networks at least",
+    )
+
+
+def _described(each: Comparison) -> str:
+    row = each.best
+    return (
+        f"{each.kind} from {row.source} to {row.victim}, {row.steps} steps, momentum {row.momentum:g}: {each.gain} "
+        f"with {row.method.changed} activations changed"
+    )
+
+
+def _by_position(table: Sequence[Row], steps: int, momentum: float) -> Figure:
+    members = [row for row in table if (row.steps, row.momentum) == (steps, momentum)]
+    pairs = list(dict.fromkeys((row.source, row.victim) for row in members))
+    with panels([f"{source} to {victim}" for source, victim in pairs], height=2.5) as drawn:
+        for panel, pair in zip(drawn, pairs, strict=True):
+            of_pair = [row for row in members if (row.source, row.victim) == pair]
+            plain = next(row for row in of_pair if row.method.kind == PLAIN)
+            last = max(row.method.changed for row in of_pair)
+            panel.plot([0, last], [plain.rate] * 2, color=_PLAIN, label=PLAIN)
+            panel.fill_between([0, last], *plain.interval, color=_PLAIN, alpha=0.15, linewidth=0)
+            for kind in dict.fromkeys(row.method.kind for row in of_pair if row is not plain):
+                line = sorted((row for row in of_pair if row.method.kind == kind), key=lambda row: row.method.changed)
+                counts, rates = [row.method.changed for row in line], [row.rate for row in line]
+                panel.plot(counts, rates, color=_COLORS[kind], marker=_MARKERS[kind], label=kind)
+            panel.yaxis.set_major_formatter(PercentFormatter(1))
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.set_ylabel("victim fooled")
+            label_ends(panel)
+        drawn[-1].set_xlabel("activations changed, counted from the output")
+        svg = to_svg(drawn[0], salt=f"transfer-{steps}-{momentum:g}")
+    return Figure(
+        f"Success by position: {steps} steps, momentum {momentum:g}",
+        "The share of images on which a victim is fooled, by how many modules of activations follow another rule in "
+        "the source's backward pass; band: the 95% Wilson interval of I-FGSM's. Means over random starts.",
+        svg,
+    )
+
+
+def _table(found: Sequence[Comparison]) -> Table:
+    columns = (
+        "source",
+        "victim",
+        "steps",
+        "momentum",
+        "attack",
+        "changed",
+        "fooled",
+        "I-FGSM",
+        "gain on the other images",
+    )
+    return Table(columns, tuple(_cells(each) for each in found))
+
+
+def _cells(each: Comparison) -> tuple[str, ...]:
+    row = each.best
+    low, high = row.interval
+    return (
+        *(row.source, row.victim, str(row.steps), f"{row.momentum:g}", each.kind, str(row.method.changed)),
+        *(f"{row.rate:.1%} ({low:.1%} to {high:.1%})", f"{each.plain.rate:.1%}", str(each.gain)),
+    )

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import linear_backprop as lb
+from linear_backprop.attacks import IterativeFGSM
+from linear_backprop_lab.records import Run, RunError
+from linear_backprop_lab.studies import Scale
+from linear_backprop_lab.studies.images.building import build_model
+from linear_backprop_lab.studies.transfer import networks
+from linear_backprop_lab.studies.transfer.methods import Method, activation_paths, attack_of, methods_of
+from linear_backprop_lab.studies.transfer.networks import network_config, network_jobs, trained_network
+from linear_backprop_lab.studies.transfer.runs import methods, transfer_job, transfer_jobs
+from linear_backprop_lab.studies.transfer.section import transfer
+from linear_backprop_lab.training import Normalizer
+
+SETTINGS = {"eps": 4 / 255, "alpha": 1 / 255, "steps": 2, "momentum": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def digits(monkeypatch, tmp_path):
+    monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def source(name: str) -> nn.Module:
+    return build_model(network_config(name, Scale.SMOKE)["model"], seed=0).eval()
+
+
+def changed(method: Method, model: nn.Module) -> list[tuple[str, str]]:
+    """The activations that follow a rule while an attack runs, and how."""
+    settings = attack_of(method, model, SETTINGS, seed=0)._conversions[-1]
+    with lb.convert(model, settings.rule, settings.where, settings.layers) as conversion:
+        return [(site.path, site.backward_pass) for site in conversion.changed if "ReLU" in site.what]
+
+
+def test_positions_are_spread_evenly_down_to_all_activations():
+    chosen = methods_of(("LinBP", "first two runs", "BPA"), 16, {"LinBP": 16, "others": 4}, runs_each=1)
+    assert [m.changed for m in chosen if m.kind == "LinBP"] == [*range(1, 17)]
+    assert [m.changed for m in chosen if m.kind == "BPA"] == [4, 8, 12, 16]
+    assert chosen[0] == Method("I-FGSM") and not any(m.kind == "first two runs" for m in chosen)
+    few = methods_of(("LinBP", "first two runs"), 3, {"LinBP": 16, "others": 4}, runs_each=3)
+    assert [m.changed for m in few] == [0, 1, 2, 3, 1, 2, 3]
+
+
+def test_an_attack_changes_as_many_activations_as_it_says_from_the_output_on():
+    vgg, resnet = source("VGG19"), source("bottleneck")
+    relus = activation_paths(vgg)
+    assert len(relus) == 16
+    assert changed(Method("LinBP", 3), vgg) == [(path, "Linear()") for path in relus[-3:]]
+    assert changed(Method("LinBP", 16), vgg) == [(path, "Linear()") for path in relus]
+    assert changed(Method("Renormalized", 1), vgg) == [(relus[-1], "Renormalized(rule=Linear())")]
+    silu = [(relus[-1], "Surrogate(function='silu')")]
+    assert changed(Method("SiLU", 1), vgg) == changed(Method("BPA", 1), vgg) == silu
+    assert [how for _, how in changed(Method("first two runs", 2), resnet)] == ["Linear(); runs 0, 1 alone"] * 2
+
+
+def test_i_fgsm_is_the_model_s_own_gradient_and_seeds_are_starts():
+    model, x, y = source("VGG19"), torch.rand(4, 3, 32, 32), torch.arange(4)
+    first, again, other = (attack_of(Method("I-FGSM"), model, SETTINGS, seed)(x, y) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(first, IterativeFGSM(model, **SETTINGS, random_start=True, generator=generator)(x, y))
+
+
+def test_the_smallest_scale_runs_and_is_read(tmp_path):
+    jobs = transfer_jobs(tmp_path, Scale.SMOKE, None, False)
+    steps: list[int] = []
+    made = [jobs[0], jobs[2]]
+    for job in made:
+        job.perform(steps.append)
+    assert [job.run.config["source"] for job in made] == ["VGG19", "bottleneck"]
+    for job in made:
+        chosen = methods(job.run.config)
+        assert [(line["kind"], line["changed"]) for line in job.run.metrics] == chosen
+        with np.load(job.run.folder / "fooled.npz") as arrays:
+            assert arrays["fooled"].shape == (len(chosen), 1, 2, 16)
+        assert set(job.run.metrics[0]["fooled"][0]) == {job.run.config["source"], "plain"}
+    assert steps == [*range(1, made[0].steps + 1), *range(1, made[1].steps + 1)]
+    section = transfer([job.run for job in made])
+    assert len(section.figures) == 1 and section.table and section.finding
+
+
+def test_a_trained_network_keeps_its_weights_and_is_trained_again_without_them(tmp_path):
+    job = next(j for j in network_jobs(tmp_path, Scale.SMOKE, None, False) if j.run.config["network"] == "plain")
+    job.perform(lambda step: None)
+    kept = trained_network(tmp_path, job.run.config, None, False).state_dict()
+    (job.run.folder / "weights.pt").unlink()
+    again = trained_network(tmp_path, job.run.config, None, False)
+    assert all(torch.equal(value, kept[name]) for name, value in again.state_dict().items())
+    assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
+    assert job.run.is_complete and (job.run.folder / "weights.pt").exists()
+
+
+def test_a_network_takes_images_in_0_to_1_as_it_was_trained_on_bytes(tmp_path):
+    config = network_config("plain", Scale.SMOKE)
+    network = build_model(config["model"], seed=0).eval()
+    images = torch.randint(256, (9, 3, 32, 32), dtype=torch.uint8)
+
+    class Data:
+        train_images = images
+
+    scaled = networks.Scaled(network, Data())  # pyright: ignore
+    torch.testing.assert_close(scaled(images.float() / 255), network(Normalizer(images)(images)), rtol=1e-4, atol=1e-4)
+
+
+def test_networks_that_agree_on_no_image_are_told(tmp_path):
+    job = transfer_jobs(tmp_path, Scale.SMOKE, None, False)[0]
+    strict = Run(tmp_path, {**job.run.config, "all_right": True, "networks": untrained(job.run.config["networks"])})
+    with pytest.raises(RunError, match=r"both networks classify \d+ of 64 images rightly; train them for longer"):
+        transfer_job(tmp_path, strict.config, None, False).perform(lambda step: None)
+
+
+def untrained(configs):
+    """At a learning rate of nearly nothing."""
+    return {name: {**each, "recipe": {**each["recipe"], "learning_rate": 1e-12}} for name, each in configs.items()}
