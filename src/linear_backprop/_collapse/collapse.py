@@ -9,7 +9,7 @@ parameter's gradient depends on the samples only through the *aggregates* <z>_c 
 were multiplied by <1>_c. To run the model's graph *as it is*, whatever affine operations it consists of, each
 aggregate is written with combinations whose weights sum to one, which affine maps keep:
 
-    m = mean_n z_n,    z~_c = m + (<z>_c - <1>_c m) / s_c,    any s_c > 0
+    m any weighted mean of the z_n,    z~_c = m + (<z>_c - <1>_c m) / s_c,    any s_c > 0
     <z>_c = s_c z~_c + (<1>_c - s_c) m
 
 So the graph runs on C + 1 samples, z~_1 ... z~_C and m. Its activations compute nothing: they emit the
