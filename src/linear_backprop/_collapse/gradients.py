@@ -160,13 +160,17 @@ def _begun(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
 
 
 def _simplify(traced: fx.GraphModule) -> None:
-    """Drop what nobody reads, detaching, which means nothing outside autograd, and what is transposed twice."""
-    transpose = torch.ops.aten.t.default
+    """Drop what nobody reads, what means nothing outside autograd, and what is transposed twice."""
+    aten = torch.ops.aten
+    schemas = [getattr(node.target, "_schema", None) for node in traced.graph.nodes]
+    overwrites = any(schema is not None and schema.is_mutable for schema in schemas)
+    meaningless = {aten.detach.default} if overwrites else {aten.detach.default, aten.clone.default}
+    returned = next(iter(reversed(traced.graph.nodes))).all_input_nodes
     for node in traced.graph.nodes:
         below: Any = node.args[0] if node.args else None
-        if node.target is torch.ops.aten.detach.default:
+        if node.target in meaningless and node not in returned and not node.kwargs:
             node.replace_all_uses_with(below)
-        elif node.target is transpose and below.target is transpose:
+        elif node.target is aten.t.default and below.target is aten.t.default:
             node.replace_all_uses_with(below.args[0])
     traced.graph.eliminate_dead_code()
     traced.recompile()
