@@ -7,13 +7,14 @@ non-linearities.
     with_rule(function, rule)     a rule on a function
     backward_rule(rule)           a rule on whatever runs in a block, or in a function that it decorates
     collapse(model, rule)         the same gradients at the cost of C samples (C outputs), whatever the batch
-    after(path)                   for `where`: the modules after that one
+    after(path), calls(glob, ...) for `where`: the modules after that one; single runs of a module
     rule_from_name(text)          a rule from its name or from how it prints; known_rules() has all
     activation_named(name)        an activation of the CATALOGUE
 
 Rules are values: Linear(), Exact(), PreActivation(), Clipped(), Surrogate(function), MeanLinear(), Blend(...),
-LocallyExact(), and for explanations Guided(), Deconvolution(), Rescale(), Ratio(). Max pooling, batch normalization
-and dropout have rules of their own, LINEAR_LAYERS. A rule of your own is a subclass of BackwardRule or LayerRule.
+LocallyExact(), Renormalized(rule), and for explanations Guided(), Deconvolution(), Rescale(), Ratio(). Max pooling,
+batch normalization and dropout have rules of their own, LINEAR_LAYERS. A rule of your own is a subclass of
+BackwardRule or LayerRule.
 What goes wrong raises LinearBackpropError; ConversionError and CollapseError are kinds of it.
 """
 

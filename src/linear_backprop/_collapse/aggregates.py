@@ -6,6 +6,7 @@ The mathematics, and the letters, are those of `collapse.py`.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,7 +45,8 @@ class Aggregates:
     def of(g: Tensor, quantities: Sequence[Tensor]) -> Aggregates:
         """The aggregates of one batch, given g of shape (N, C) and each z of shape (N, features)."""
         g = g.to(torch.promote_types(g.dtype, torch.float32))
-        scale = _scale(g)
+        narrow = any(z.dtype == torch.float16 for z in quantities)
+        scale = _scale(g, _EXPONENT + (math.log2(len(g)) / 2 if narrow else 0))
         scaled = (g / _nonzero(scale)).T
         weights = scaled.abs().sum(0, keepdim=True)
         weights = torch.where(weights.sum() == 0, 1, weights)
@@ -102,15 +104,22 @@ class Aggregates:
         return g.to(wide.dtype) @ (wide / (_nonzero(self.scale) * self.share)[:, None].to(wide.dtype))
 
 
-def _scale(g: Tensor) -> Tensor:
+def _scale(g: Tensor, exponent: float) -> Tensor:
     """s_c: any positive number would do but for rounding.
 
     A combination is rounded relative to m + (<z>_c - <1>_c m) / s_c, and <z>_c is had from it times s_c. So s_c is
     chosen as small as the second term's own spread, the norm of g_c: then it is not lost beside m, and the error is
-    the ordinary path's. A power of two, so that it rounds to itself in every dtype.
+    the ordinary path's. In float16, which ends at 65,504, it is larger, so that a combination is not larger than 16
+    times the largest sample. A power of two, so that it rounds to itself in every dtype.
     """
-    norm = torch.linalg.vector_norm(g, dim=0, dtype=torch.float64)  # squares of 1e-30 and 1e30 are in its range
-    return torch.where(norm > 0, torch.exp2(norm.log2().round() + _EXPONENT), 0).to(g.dtype)
+    if g.dtype == torch.float64:  # whose squares may leave its range
+        top = _nonzero(g.abs().amax(0))
+        norm = torch.linalg.vector_norm(g / top, dim=0)
+        size = norm.log2() + top.log2()
+    else:
+        norm = torch.linalg.vector_norm(g, dim=0, dtype=torch.float64)
+        size = norm.log2()
+    return torch.where(norm > 0, torch.exp2((size + exponent).round()), 0).to(g.dtype)
 
 
 def _column(scale: Tensor, weight: Tensor) -> Tensor:

@@ -115,6 +115,7 @@ class Analysis:
         trace: The trace.
         size: The number of samples.
         selection: What follows which rule.
+        positions: Whether positions may count as samples; not where every unit has a slope of its own.
 
     Attributes:
         parts: By node.
@@ -124,7 +125,7 @@ class Analysis:
         layouts: Where the nodes above keep their samples.
     """
 
-    def __init__(self, trace: Trace, size: BatchSize, selection: Selection) -> None:
+    def __init__(self, trace: Trace, size: BatchSize, selection: Selection, *, positions: bool) -> None:
         self.size = size
         self.trace, self.selection, self.places = trace, selection, trace.places
         self.outputs = trace.differentiable
@@ -136,7 +137,7 @@ class Analysis:
         self._refuse(faults)
         self.nonlinearities = [n for node, n in self.found.items() if n and self._is_above(node)]
         self.ruled = [n for node, n in self.found.items() if n and self.parts[node] is Part.ONCE]
-        self.layouts = self._positions_or(proof)
+        self.layouts = self._positions_or(proof) if positions else proof.layouts
         self._require_outputs()
         self._require_order()
 
@@ -190,6 +191,8 @@ class Analysis:
             written = self.trace.overwrites.get(node, set())
             once = [a for a in node.all_input_nodes if a not in self.trace.carries and self.trace.storages(a) & written]
             return "it writes samples into a tensor that is not theirs" if once else proof.fault(node)
+        if nonlinearity.input not in self.trace.carries:
+            return "it is called with a number made of the number of samples"
         if any(a in self.trace.carries for a in node.all_input_nodes if a is not nonlinearity.input):
             return "more than its first argument depends on the sample"
         if isinstance(self.trace.values[node][0], tuple):

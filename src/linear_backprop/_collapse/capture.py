@@ -26,7 +26,7 @@ from .._torch import (
     hooks_are_guarded,
     one_is_a_size_like_others,
 )
-from .graph import inline_checkpoints, line_in
+from .graph import inline_checkpoints, line_in, without_hooks
 
 Runner = Callable[["Invocation", Sequence[Any]], Sequence[Any]]
 Prepare = Callable[[fx.GraphModule, Sequence[Any], "Invocation"], Runner]
@@ -141,8 +141,9 @@ class Captured:
 
     def _backend(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         try:
-            inline_checkpoints(module)
-            runner = self.prepare(module, inputs, _under_way.get())
+            with without_hooks():
+                inline_checkpoints(module)
+                runner = self.prepare(module, inputs, _under_way.get())
         except CollapseError as error:  # to be raised at the call, where nobody swallows it
             runner = _raising(str(error))
 

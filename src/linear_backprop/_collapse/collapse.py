@@ -268,8 +268,10 @@ class Collapsed(nn.Module):
         of_samples = [node for node, taken in zip(placeholders, is_sample, strict=True) if taken]
         size = BatchSize(of_samples, call.batch, size_guards())
         trace = Trace(module, inputs, is_sample, size, Places(self._target))
+        chain = self.rule.chain if isinstance(self.rule, LocallyExact) else self.rule
+        by_unit = isinstance(chain, MeanLinear)
         selects = None if self.where is None else selection(self.where, self._target).selects
-        analysis = Analysis(trace, size, Selection(self._target, selects, self.layers))
+        analysis = Analysis(trace, size, Selection(self._target, selects, self.layers), positions=not by_unit)
         options = Options(self.process_group, always=self.always, check=self.check, compiled=self.compiled)
         if isinstance(self.rule, LocallyExact):
             runner = LocalRunner(analysis, self.rule, options)

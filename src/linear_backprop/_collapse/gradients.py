@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from .graph import without_hooks
 from .plan import Plan
 
 Noted = tuple[Tensor | None, Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -101,7 +102,8 @@ class Gradients:
             outputs, cotangents = zip(*pairs, strict=True)
             return list(torch.autograd.grad(outputs, sources, cotangents, allow_unused=True))
 
-        traced = make_fx(gradients)(*flat)
+        with without_hooks():
+            traced = make_fx(gradients)(*flat)
         _simplify(traced)
         return torch.compile(traced, fullgraph=True, dynamic=False) if self.compiled else traced.forward
 
@@ -160,17 +162,13 @@ def _begun(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
 
 
 def _simplify(traced: fx.GraphModule) -> None:
-    """Drop what nobody reads, what means nothing outside autograd, and what is transposed twice."""
-    aten = torch.ops.aten
-    schemas = [getattr(node.target, "_schema", None) for node in traced.graph.nodes]
-    overwrites = any(schema is not None and schema.is_mutable for schema in schemas)
-    meaningless = {aten.detach.default} if overwrites else {aten.detach.default, aten.clone.default}
-    returned = next(iter(reversed(traced.graph.nodes))).all_input_nodes
+    """Drop what nobody reads, detaching, which means nothing outside autograd, and what is transposed twice."""
+    transpose = torch.ops.aten.t.default
     for node in traced.graph.nodes:
         below: Any = node.args[0] if node.args else None
-        if node.target in meaningless and node not in returned and not node.kwargs:
+        if node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(below)
-        elif node.target is aten.t.default and below.target is aten.t.default:
+        elif node.target is transpose and below.target is transpose:
             node.replace_all_uses_with(below.args[0])
     traced.graph.eliminate_dead_code()
     traced.recompile()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
 from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function
@@ -54,6 +55,11 @@ def tensors_of(value: Any) -> list[Tensor]:
 def outputs_of(graph: fx.Graph) -> list[fx.Node]:
     """The nodes whose values a graph returns."""
     return [node for node in tree_leaves(next(iter(reversed(graph.nodes))).args) if isinstance(node, fx.Node)]
+
+
+def without_hooks() -> saved_tensors_hooks:
+    """A context in which autograd saves tensors as they are, whatever the caller's hooks: a checkpoint's, for one."""
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 class Places:

@@ -75,11 +75,15 @@ class Layout:
 
     def place(self, rows: Tensor, form: Form, pad: float | None = None) -> Tensor:
         """`like`, for any number of rows: they make whole samples, two at least, with copies of the last, or `pad`."""
-        missing = max(-len(rows) % self.positions, 2 * self.positions - len(rows))
+        missing = self.whole_samples(len(rows)) * self.positions - len(rows)
         if missing > 0:
             last = rows[-1:].expand(missing, -1) if pad is None else rows.new_full((missing, rows.shape[1]), pad)
             rows = torch.cat([rows, last])
         return self.like(rows, form)
+
+    def whole_samples(self, rows: int) -> int:
+        """The number of samples that so many rows are placed in: two at least, since `squeeze()` drops one."""
+        return max(2, -(-rows // self.positions))
 
     def width(self, shape: torch.Size) -> int:
         """The number of features of a sample in a tensor of some shape."""

@@ -68,7 +68,7 @@ class Maps:
                 self.leaves,
                 noted,
                 self._units(g, rows, cotangents),
-                batch=-(-rows // plan.output_layouts[0].positions),
+                batch=plan.output_layouts[0].whole_samples(rows),
                 autocast=self.autocast,
             )
         )

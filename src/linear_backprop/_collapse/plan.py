@@ -157,6 +157,11 @@ class Plan:
         return layout
 
     def _noting(self, n: NonLinearity) -> Noting:
+        if n.layer is None and isinstance(self.rule, MeanLinear) and self._layout(n.node).dim:
+            raise CollapseError(
+                f"{self.analysis.places.name(n.node)}: {self.rule!r} takes the mean over dimension 0, and the samples "
+                f"lie in dimension {self._layout(n.node).dim} there: put them first{user_line(n.node)}"
+            )
         of_batch = n.layer is not None and n.layer.reproduces_forward
         return Noting(n.emits, n.layer is None and isinstance(self.rule, MeanLinear), len(n.own), of_batch)
 

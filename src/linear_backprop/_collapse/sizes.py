@@ -10,16 +10,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import sympy
 import torch
-from sympy.logic.boolalg import BooleanAtom
 from torch import Tensor, fx
 
 from .._torch import size_expression
 
 _FEW = (3, 2)
 _MOST = 32  # times as many
-_OTHERS = (1009, 4099)  # primes, so that nothing divides them
+LARGE = (1009, 4099)  # primes, so that nothing divides them
 
 
 class BatchSize:
@@ -67,26 +65,27 @@ class BatchSize:
     def _traced(self) -> tuple[int, int]:
         for times in range(1, _MOST + 1) if self._symbols else ():
             more, fewer = (times * n for n in _FEW)
-            if self._allows(more) and self._allows(fewer):
+            if self.allows(more) and self.allows(fewer):
                 return more, fewer
         return (self.batch, self.batch - 1) if self.batch > _FEW[0] else _FEW
 
     def _numbers(self) -> list[int]:
         """Numbers of samples that the graph is for."""
-        return [self.batch, *(n for n in (self.batch + 1, *_OTHERS) if self._symbols and self._allows(n))]
+        return [self.batch, *(n for n in (self.batch + 1, *LARGE) if self._symbols and self.allows(n))]
 
-    def _allows(self, n: int) -> bool:
+    def allows(self, n: int) -> bool:
+        """Whether the graph is for batches of n samples."""
         return all(self._at(guard, n) for guard in self._guards)
 
     def _at(self, size: Any, n: int) -> Any:
         """A size in a batch of n samples."""
         expression: Any = size_expression(size)
-        if not isinstance(expression, sympy.Basic):
+        if not hasattr(expression, "free_symbols"):
             return expression
-        value: Any = expression.xreplace(dict.fromkeys(self._symbols, sympy.Integer(n)))
-        if isinstance(value, BooleanAtom):
-            return bool(value)
-        return float(value) if value.is_number else math.nan
+        value = expression.subs(dict.fromkeys(self._symbols, n))
+        if value.free_symbols:
+            return math.nan
+        return bool(value) if value.is_Boolean else float(value)
 
 
 def _sizes_in(value: Any) -> list[Any]:

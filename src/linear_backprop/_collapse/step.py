@@ -128,7 +128,7 @@ class Step:
                 width = layout.width(form.shape)
                 cotangents.append(layout.place(columns[:, :width], form, pad=0.0))
                 columns = columns[:, width:]
-        batch = max(2, -(-(len(total.ones) + 1) // plan.output_layouts[0].positions))
+        batch = plan.output_layouts[0].whole_samples(len(total.ones) + 1)
         if self.checked:
             self._verify(samples, noted, total, batch)
         return self.gradients(wanted, samples, self.leaves, noted, cotangents, batch=batch, autocast=self.autocast)

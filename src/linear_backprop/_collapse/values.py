@@ -1,0 +1,114 @@
+"""Random values in the place of real ones, for an operation to be tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map_only
+
+from .graph import name_of
+from .layout import Layout
+
+_TOLERANCE = {torch.float64: 1e-9, torch.complex128: 1e-9, torch.float32: 1e-4, torch.complex64: 1e-4}
+_ROUGH = 5e-2  # bfloat16 and float16
+
+
+def as_drawn(z: Tensor) -> Tensor:
+    return z
+
+
+def of_many_sizes(z: Tensor) -> Tensor:
+    return z * 10 ** (6 * torch.rand(z.shape, generator=torch.Generator().manual_seed(0), dtype=z.dtype) - 3)
+
+
+def small(z: Tensor) -> Tensor:
+    """Half of them zero."""
+    z = of_many_sizes(z) * 1e-9
+    return torch.cat([torch.zeros_like(z.flatten()[: z.numel() // 2]), z.flatten()[z.numel() // 2 :]]).view_as(z)
+
+
+def large(z: Tensor) -> Tensor:
+    return z * 1e30
+
+
+# A kink may lie far from zero, or two pieces meet where a sample is small.
+SCALES: tuple[Callable[[Tensor], Tensor], ...] = (as_drawn, of_many_sizes, small, large)
+
+
+def not_a_number(z: Tensor) -> Tensor:
+    return torch.full_like(z, torch.nan)
+
+
+def _shifted(k: Tensor) -> Tensor:
+    return ~k if k.dtype == torch.bool else k + 1
+
+
+def _reversed(k: Tensor) -> Tensor:
+    return k.flip(tuple(range(k.dim())))
+
+
+def _of_small_numbers(k: Tensor) -> Tensor:
+    return torch.randint(-3, 4, k.shape, generator=torch.Generator().manual_seed(0)).to(k)
+
+
+# Integers and masks that are no samples may be others tomorrow; a device other than the CPU fails for good on an index
+# that is out of range.
+INTEGERS: tuple[Callable[[Tensor], Tensor], ...] = (_reversed, _shifted, _of_small_numbers)
+
+
+def mixing(number: int, of: int) -> Tensor:
+    """Random weights of mixtures, which sum to one."""
+    weights = torch.randn(number, of, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return weights + (1 - weights.sum(1, keepdim=True)) / of
+
+
+def rows_of(layout: Layout, z: Tensor) -> Tensor:
+    return layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
+
+
+_FORMED_LIKE = {"type_as", "to", "expand_as", "view_as", "reshape_as"}
+
+
+def reads_forms_alone(node: fx.Node, varied: Collection[fx.Node]) -> bool:
+    """Whether an operation reads nothing of its samples but their forms: `x.new_zeros(...)`, `mask.expand_as(x)`."""
+    name = name_of(node)
+    if name in _FORMED_LIKE:
+        return node.args[0] not in varied
+    return name.startswith("new_") or (name.endswith("_like") and not name.startswith("rand"))
+
+
+def is_inexact(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
+
+
+def copied(value: Any) -> Any:
+    return tree_map_only(Tensor, lambda t: t.detach().clone(), value)
+
+
+def integers_changed(changed: Callable[[Tensor], Tensor], value: Any) -> Any:
+    return tree_map_only(Tensor, lambda t: t if is_inexact(t) else changed(t), value)
+
+
+def strided(values: Tensor, like: Tensor) -> Tensor:
+    """The values with the strides of another tensor of their shape; entries that it has once are there once."""
+    sizes = [1 if stride == 0 else length for length, stride in zip(like.shape, like.stride(), strict=True)]
+    once = values[tuple(slice(0, size) for size in sizes)]
+    try:
+        made = torch.empty_strided(sizes, like.stride(), dtype=values.dtype, device=values.device)
+        return made.copy_(once).expand(like.shape)
+    except RuntimeError:  # entries overlap otherwise
+        return values
+
+
+def close(a: Tensor, b: Tensor, scale: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    if not is_inexact(a):
+        return torch.equal(a, b)
+    if not a.numel():
+        return True
+    largest = max(b.abs().max().item(), scale.abs().max().item() if scale.numel() else 0.0, 1e-30)
+    return bool((a - b).abs().max().item() <= _TOLERANCE.get(a.dtype, _ROUGH) * largest)
