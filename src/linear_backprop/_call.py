@@ -34,8 +34,8 @@ class Call:
 
     @property
     def input(self) -> Any:
-        """The first argument, by position or as `input`; None where it is not given."""
-        return self.args[0] if self.args else self.kwargs.get("input")
+        """The first argument, by position or as `input`, which kernels call `self`; None where it is not given."""
+        return self.args[0] if self.args else self.kwargs.get("input", self.kwargs.get("self"))
 
     @property
     def rest(self) -> tuple[Any, ...]:
@@ -45,7 +45,7 @@ class Call:
     @property
     def keywords(self) -> dict[str, Any]:
         """The keyword arguments, without the input where it is one."""
-        return {name: value for name, value in self.kwargs.items() if self.args or name != "input"}
+        return {name: value for name, value in self.kwargs.items() if self.args or name not in ("input", "self")}
 
     def on(self, input: Any) -> Call:
         """The same call of another input."""

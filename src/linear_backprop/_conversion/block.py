@@ -16,7 +16,8 @@ from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
-from .._torch import Function, context_decorator, function_modes, without, wrap_recomputed
+from .._torch import Function, function_modes, without, wrap_recomputed
+from .coroutines import under_whenever_it_runs
 from .passes import running_from, snapshot
 from .run_call import run_activation, run_layer
 
@@ -69,8 +70,8 @@ class RuleMode(TorchFunctionMode):
         return run_layer(call, layer)  # unseen, too, by the modes further out
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """The function, run in the block whenever it is called; a generator is in it whenever it runs."""
-        return context_decorator(lambda: self, function)  # pyright: ignore[reportReturnType]
+        """The function, run in the block whenever it is called; a generator or coroutine is in it whenever it runs."""
+        return under_whenever_it_runs(function, lambda: self)
 
     def _keeps(self, func: Function) -> bool:
         """True if `func` keeps its own backward pass here, whatever rules lie further out."""

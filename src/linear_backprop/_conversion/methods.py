@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .._torch import Function, context_decorator
+from .._torch import Function
+from .coroutines import under_whenever_it_runs
 
 if TYPE_CHECKING:
     from .patch import Patch
+
+
+_WAITING = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
 
 
 class Method:
@@ -23,7 +27,7 @@ class Method:
 
     Attributes:
         own: What the user set in the method's place on the instance; None if nothing.
-        generates: True for a generator, which runs whenever it is asked for the next value.
+        waits: True for a generator or a coroutine, which runs whenever it is asked to go on.
     """
 
     def __init__(self, patch: Patch, name: str) -> None:
@@ -32,13 +36,14 @@ class Method:
         self.patch = patch
         self.own: Any = before.own if isinstance(before, Method) else before
         self.takes_module = isinstance(inspect.getattr_static(type(patch.module), name), FunctionType)
-        self.generates = inspect.isgeneratorfunction(method if self.own is None else self.own)
+        function = method if self.own is None else self.own
+        self.waits = any(is_kind(function) for is_kind in _WAITING)
         self.__name__ = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The method's own result."""
-        if self.generates:
-            return context_decorator(lambda: self.patch.mode, self.function)(*args, **kwargs)
+        if self.waits:
+            return under_whenever_it_runs(self.function, lambda: self.patch.mode)(*args, **kwargs)
         return self.patch.under_the_rule(self.function, *args, **kwargs)
 
     @property

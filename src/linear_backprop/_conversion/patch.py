@@ -7,7 +7,9 @@ stay as they are, and the patch travels with `copy.deepcopy` and pickle.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -101,7 +103,8 @@ class Patch:
         self.rule: BackwardRule = patches.rule if selected else Exact()
         self.layers: tuple[LayerRule, ...] = _layers_in_force(module, patches.layers) if selected else ()
         self.mode = self._mode()
-        of_pytorch = self.own is None and type(module).forward.__module__.startswith("torch.nn.")
+        of_pytorch = self.own is None and _written_in(type(module)).startswith("torch.nn.")
+        self._takes_module = isinstance(inspect.getattr_static(type(module), "forward", None), FunctionType)
         self._is_users_code = observer is not None and not of_pytorch
         self._before: dict[str, Any] = {}
         self._names: list[str] = []
@@ -172,7 +175,10 @@ class Patch:
         """The `forward` of the module's class, or the one that was set on the instance."""
         if self.own is not None:
             return self.own(*args, **kwargs)
-        return type(self.module).forward(self.module, *args, **kwargs)
+        if self._takes_module:
+            return type(self.module).forward(self.module, *args, **kwargs)
+        forward = type(self.module).forward  # static, of the class, or a builtin: bound already
+        return forward(*args, **kwargs)
 
     def observe(self, function: Function) -> None:
         """Tell the observer of a call; what is compiled is not observed."""
@@ -193,7 +199,7 @@ class Patch:
         """False where nothing will be differentiated: a user's code may enable grad by itself, PyTorch's does not."""
         if torch.is_grad_enabled() or transforms_active():
             return True
-        return self._is_users_code and (torch.compiler.is_compiling() or not torch.is_inference_mode_enabled())
+        return self._is_users_code
 
     def _run_unseen(self, *args: Any, **kwargs: Any) -> Any:
         """The module untouched, PyTorch's fast paths included, which it leaves where any mode is around."""
@@ -209,6 +215,11 @@ class WrittenOutPatch(Patch):
     def under_the_rule(self, function: Function, *args: Any, **kwargs: Any) -> Any:
         """The activation's result."""
         return run_activation(Call(function, args, kwargs), self.rule)
+
+
+def _written_in(cls: type[nn.Module]) -> str:
+    """The module that the class's `forward` was written in; "" where that is not known, as of a traced one."""
+    return getattr(cls.forward, "__module__", None) or ""
 
 
 def patch_of(module: nn.Module) -> Patch | None:

@@ -1,0 +1,120 @@
+"""Code of a converted model that runs in steps, or whose `forward` is no plain function; kernels' own keywords."""
+
+import asyncio
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import linear_backprop as lb
+
+
+def straight_through(run) -> bool:
+    """Whether tanh at 3 passes a cotangent unchanged."""
+    x = torch.full((4,), 3.0, requires_grad=True)
+    run(x).sum().backward()
+    return torch.equal(x.grad, torch.ones(4))
+
+
+class Waiting(nn.Module):
+    async def encode(self, x: Tensor, elsewhere: asyncio.Event | None = None) -> Tensor:
+        if elsewhere is not None:
+            elsewhere.set()
+            await asyncio.sleep(0)
+        return torch.tanh(x)
+
+    async def stream(self, x: Tensor):
+        yield torch.tanh(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+def test_a_coroutine_follows_the_rule():
+    model = Waiting()
+    with lb.convert(model):
+        assert straight_through(lambda x: asyncio.run(model.encode(x)))
+    assert not straight_through(lambda x: asyncio.run(model.encode(x)))
+
+
+def test_while_a_coroutine_waits_others_are_not_under_its_rule():
+    model = Waiting()
+
+    async def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        waits = asyncio.Event()
+        task = asyncio.create_task(model.encode(x, waits))
+        await waits.wait()
+        return torch.tanh(x), await task
+
+    with lb.convert(model):
+        assert not straight_through(lambda x: asyncio.run(both(x))[0])
+        assert straight_through(lambda x: asyncio.run(both(x))[1])
+
+
+def test_a_decorated_coroutine_follows_the_rule_and_hands_errors_on():
+    @lb.backward_rule()
+    async def run(x: Tensor, fails: bool = False) -> Tensor:
+        try:
+            await asyncio.sleep(0)
+            if fails:
+                raise ValueError("its own")
+        finally:
+            x = torch.tanh(x)
+        return x
+
+    assert straight_through(lambda x: asyncio.run(run(x)))
+    with pytest.raises(ValueError, match="its own"):
+        asyncio.run(run(torch.ones(2), fails=True))
+
+
+def test_an_asynchronous_generator_is_refused():
+    model = Waiting()
+    with lb.convert(model), pytest.raises(lb.ConversionError, match="asynchronous generator"):
+        model.stream(torch.ones(2))
+
+
+class Static(nn.Module):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class OfClass(nn.Module):
+    @classmethod
+    def forward(cls, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class Builtin(nn.Module):
+    forward = torch.tanh
+
+
+@pytest.mark.parametrize("make", [Static, OfClass, Builtin])
+def test_forward_may_be_no_plain_function(make: type[nn.Module]):
+    model = make()
+    with lb.convert(model):
+        assert straight_through(model)
+
+
+def test_a_traced_model_is_converted():
+    model = torch.fx.symbolic_trace(nn.Sequential(nn.Tanh()))
+    with lb.convert(model):
+        assert straight_through(model)
+
+
+@pytest.mark.parametrize("kernel", [torch.ops.aten.tanh, torch.ops.aten.tanh.default])
+def test_kernels_take_their_input_as_self(kernel):
+    with lb.backward_rule():
+        assert straight_through(lambda x: kernel(self=x))
+
+
+def test_grad_enabled_within_inference_mode():
+    class Force(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.inference_mode(False), torch.enable_grad():
+                x = x.clone().requires_grad_()
+                return torch.autograd.grad(torch.tanh(x).sum(), x)[0]
+
+    model = Force()
+    with lb.convert(model), torch.inference_mode():
+        assert torch.equal(model(torch.full((4,), 3.0)), torch.ones(4))
