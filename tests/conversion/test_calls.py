@@ -353,7 +353,7 @@ def test_linear_in_a_sequential_is_not_taken_over_in_the_other_runs():
             lambda: lb.convert(network(), where=lb.calls("blocks.*", 0)),
             r"where=calls\('blocks.\*', 0\) matches no module",
         ),
-        (lambda: lb.convert(network(), where=[lb.calls(RELUS, 0), 3]), "where must be a glob, calls"),
+        (lambda: lb.convert(network(), where=[lb.calls(RELUS, 0), 3]), "where must be a glob on modules' paths, calls"),
         (lambda: lb.collapse(network(), where=lb.calls(RELUS, 0)), "collapse selects modules as a whole, got calls"),
         (lambda: lb.convert(network(), where=lb.calls("head", 0)), "no elementwise activation to change"),
     ],
