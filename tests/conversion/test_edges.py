@@ -118,3 +118,33 @@ def test_grad_enabled_within_inference_mode():
     model = Force()
     with lb.convert(model), torch.inference_mode():
         assert torch.equal(model(torch.full((4,), 3.0)), torch.ones(4))
+
+
+class Sharp(torch.Tensor):
+    """A subclass whose softmax is another one."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.softmax:
+            args = (args[0].as_subclass(torch.Tensor) * 2, *args[1:])
+            return torch.softmax(*args, **(kwargs or {})).as_subclass(cls)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("function", [lambda x: torch.softmax(x, 0), torch.exp, lambda x: torch.layer_norm(x, (4,))])
+def test_what_is_left_alone_is_left_to_the_class_of_the_tensor(function):
+    x = torch.randn(4).as_subclass(Sharp)
+    expected = function(x)
+    with lb.backward_rule(), lb.backward_rule(lb.Clipped()):
+        found = function(x)
+    assert type(found) is Sharp
+    assert torch.equal(found.as_subclass(torch.Tensor), expected.as_subclass(torch.Tensor))
+
+
+def test_nested_tensors_follow_the_rule():
+    parts = [torch.full((2, 3), 3.0), torch.full((4, 3), 3.0)]
+    x = torch.nested.nested_tensor(parts, layout=torch.jagged, requires_grad=True)
+    with lb.backward_rule():
+        y = torch.tanh(x)
+    y.values().sum().backward()
+    assert torch.equal(x.grad.values(), torch.ones(6, 3))

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from .._call import Call
 from .._catalogue.activations import FORMS, UNCATALOGUED
@@ -16,7 +17,7 @@ from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
-from .._torch import Function, function_modes, without, wrap_recomputed
+from .._torch import Function, dispatches_itself, function_modes, without, wrap_recomputed
 from .coroutines import under_whenever_it_runs
 from .passes import running_from, snapshot
 from .run_call import run_activation, run_layer
@@ -67,6 +68,10 @@ class RuleMode(TorchFunctionMode):
         call = Call(func, args, kwargs or {})
         if layer is None and func in FORMS:
             return run_activation(call, self.rule)
+        compiling = torch.compiler.is_compiling()
+        if layer is None and not compiling and any(dispatches_itself(t) for t in _tensors_of(args, kwargs)):
+            with without(RuleMode):  # but not by the tensor's own class
+                return call()
         return run_layer(call, layer)  # unseen, too, by the modes further out
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -78,6 +83,10 @@ class RuleMode(TorchFunctionMode):
         if func in UNCATALOGUED or func in LAYER_FUNCTIONS or rule_for(func, self.withheld) is not None:
             return True
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
+
+
+def _tensors_of(*values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 def under_the_same_blocks(function: Function) -> Function:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any, TypeGuard
 
 import torch
@@ -30,7 +30,7 @@ def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) 
     """
     a = call.input
     if isinstance(a, Tensor) and dispatches_itself(a):
-        run = partial(_run_flat, call.function, rule, carrier)
+        run = update_wrapper(partial(_run_flat, call.function, rule, carrier), call.function)  # it may ask for the name
         return type(a).__torch_function__(run, (type(a),), call.args, call.kwargs)
     native = type(rule) is Exact or torch.compiler.is_exporting()  # `torch.export` drops autograd Functions
     if (
