@@ -409,3 +409,93 @@ def test_a_dispatch_mode_is_refused():
 )
 def test_transforms_inside_the_model_are_refused(transformed: Callable[[Net, Tensor], Tensor]):
     assert_refused(lambda s, x: s.o(torch.relu(transformed(s, hidden(s, x)))), "torch.func")
+
+
+def test_locally_exact_refuses_to_overwrite_a_view():
+    def body(s: Net, x: Tensor) -> Tensor:
+        h = s.a(x)
+        F.relu_(h[:, :3])
+        return s.o(s.b(h))
+
+    model, twin = pair(body)
+    with pytest.raises(lb.CollapseError, match="cannot overwrite a view"):
+        lb.collapse(model, lb.LocallyExact(), always=True)(batch())
+    with lb.convert(twin, lb.LocallyExact()), pytest.raises(lb.CollapseError, match="cannot overwrite a view"):
+        twin(batch())
+
+
+@pytest.mark.parametrize("rule", [lb.MeanLinear(), lb.LocallyExact(lb.MeanLinear())])
+def test_slopes_by_unit_are_no_slopes_by_position(rule: lb.BackwardRule):
+    model, twin = pair(lambda s, x: s.o(torch.tanh(s.b(hidden(s, x)))))
+    x = torch.randn(20, 5, 6)
+    lb.collapse(model, rule, always=True)(x).square().sum().backward()
+    with lb.convert(twin, rule):
+        twin(x).square().sum().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_mean_linear_refuses_samples_in_another_dimension():
+    model, _ = pair(lambda s, x: s.o(torch.tanh(s.b(x.transpose(0, 1) @ s.a.weight.T))).transpose(0, 1))
+    with pytest.raises(lb.CollapseError, match="put them first"):
+        lb.collapse(model, lb.MeanLinear(), always=True)(torch.randn(20, 5, 6))
+
+
+@pytest.mark.parametrize(
+    "of_number",
+    [
+        lambda h, n: h @ torch.ones(8, 8).triu(n - 20),
+        lambda h, n: h @ torch.ones(8, 8).tril(n + 5),
+        lambda h, n: h * torch.arange(8.0).eq(n - 5).logical_not(),
+        lambda h, n: h.view(-1, 2, 4).triu(n - 20).flatten(1),
+        lambda h, n: h * torch.clamp(torch.arange(8.0), min=n - 3),
+    ],
+)
+def test_numbers_of_the_batchs_size_are_refused_where_they_matter(of_number: Callable[[Tensor, int], Tensor]):
+    assert_refused(lambda s, x: s.o(of_number(s.b(hidden(s, x)), len(x))), "cannot be collapsed")
+
+
+@pytest.mark.parametrize(
+    "formed",
+    [
+        lambda h: h * (torch.arange(8) % 3 == 0).type_as(h),
+        lambda h: h * torch.linspace(0, 1, 8).expand_as(h),
+        lambda h: h.masked_fill((torch.arange(8) % 3 == 0).expand_as(h), 0.0),
+        lambda h: h.gather(1, torch.arange(8).flip(0).expand_as(h)),
+        lambda h: torch.ones(len(h) * 8).view_as(h) * h,
+        lambda h: h.view(len(h), 2, 4).transpose(1, 2).reshape(len(h), -1),
+    ],
+)
+def test_constants_formed_like_the_samples_are_constants(formed: Callable[[Tensor], Tensor]):
+    def step(run: nn.Module, model: Net) -> None:
+        for n in (20, 7, 1, 2):
+            run(batch(n)).square().sum().backward()
+
+    assert_right(lambda s, x: s.o(torch.tanh(s.b(formed(hidden(s, x))))), step)
+
+
+def test_the_first_call_may_be_checkpointed():
+    def step(run: nn.Module, model: Net) -> None:
+        torch.utils.checkpoint.checkpoint(run, batch(), use_reentrant=False).square().sum().backward()
+
+    assert_right(lambda s, x: s.o(hidden(s, x)), step)
+
+
+def test_float16_stays_in_range():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)).half()
+    x = (100 * torch.randn(4096, 64)).half()
+    (lb.collapse(model, always=True)(x).float().square().mean() / 1e4).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200])
+def test_cotangents_of_any_size(size: float):
+    def step(run: nn.Module, model: Net) -> None:
+        (run(batch()).sum() * size).backward()
+
+    found, expected = found_and_expected(lambda s, x: s.o(hidden(s, x)), step)
+    for f, e in zip(found, expected, strict=True):
+        assert (f is None) == (e is None)
+        if e is not None:
+            torch.testing.assert_close(f / size, e / size)

@@ -12,9 +12,10 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from .._call import Call
 from .._conversion.run_call import run_activation, run_layer_with_constants
+from .._errors import CollapseError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function
+from .._torch import Function, is_view
 from .layout import Form
 
 
@@ -65,6 +66,11 @@ class Cutter:
         if not isinstance(a, Tensor) or not a.is_floating_point() or not torch.is_grad_enabled():
             return function(*args, **kwargs)
         h: Tensor = run_activation(Call(function, args, kwargs), self.rule, self._cut)
+        if h is a and is_view(h):
+            raise CollapseError(
+                f"under LocallyExact, {getattr(function, '__name__', function)} cannot overwrite a view of a "
+                f"tensor: use its out-of-place form (inplace=False)"
+            )
         if h is a:  # written in place, and so with the graph below it
             h.detach_().requires_grad_(self.chained)
             self.cuts[-1].h = get_gradient_edge(h) if self.chained else None
