@@ -419,7 +419,7 @@ def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkey
     options = ("--offline", "--runs", tmp_path / "runs", "--report", tmp_path / "REPORT.md")
     code, printed = linear_backprop("reproduce", "all", "--scale", "smoke", *options)
     assert code == 0
-    assert "83 runs, 0 of them complete; at most 74 more follow at the settings that turn out best; about " in printed
+    assert "95 runs, 0 of them complete; at most 74 more follow at the settings that turn out best; about " in printed
     assert "52 runs, 0 of them complete; about " in printed
     report = (tmp_path / "REPORT.md").read_text()
     titles = re.findall("^## (.*)$", report, flags=re.MULTILINE)

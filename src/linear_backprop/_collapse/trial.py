@@ -216,10 +216,14 @@ class Trial:
             values[arg] = tree_unflatten(made, structure)
         if not self.samples:  # the very constants may meet the number
             values |= {arg: a for arg, (a, _) in self.values.items() if isinstance(a, Tensor)}
-        for arg, (a, b) in self.values.items():
-            if type(a) is int and a != b:
-                values[arg] = b + (a - b) * (number - fewer) // (more - fewer)
-        return values
+
+        def of_number(a: Any, b: Any) -> Any:
+            if isinstance(a, tuple):  # a shape
+                return type(a)(map(of_number, a, b))  # pyright: ignore
+            return b + (a - b) * (number - fewer) // (more - fewer)
+
+        numbers = {arg: pair for arg, pair in self.values.items() if self.proof.trace.depends_on_size(arg)}
+        return values | {arg: of_number(*pair) for arg, pair in numbers.items()}
 
     def _note_what_is_alike(self) -> None:
         trace, alike = self.proof.trace, self.proof.alike

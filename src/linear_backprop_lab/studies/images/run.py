@@ -63,11 +63,11 @@ def _label(config: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"{recipe['epochs']} epochs", f"seed {recipe['seed']}"])
 
 
-def seconds_at_most(config: Mapping[str, Any]) -> float:
+def seconds_at_most(config: Mapping[str, Any], recipe_class: type[Recipe] = Recipe) -> float:
     """How long the run of a configuration takes here on one thread, by timing a step of Backprop."""
-    recipe = Recipe(**config["recipe"])
+    recipe = recipe_class(**config["recipe"])
     model = json.dumps(config["model"], sort_keys=True)
-    step, forward = _seconds(model, recipe.batch_size, recipe.channels_last)
+    step, forward = seconds_of_a_step(model, recipe.batch_size, recipe.channels_last)
     judged = (config["test_images"] + config["held_out_images"]) / recipe.batch_size
     looks = _STEPS_OF_DIAGNOSTICS if recipe.diagnostics else 0
     return recipe.steps(config["train_images"]) * step + recipe.epochs * (judged * forward + looks * step)
@@ -75,7 +75,7 @@ def seconds_at_most(config: Mapping[str, Any]) -> float:
 
 @lru_cache
 @one_thread()
-def _seconds(model_config: str, batch_size: int, channels_last: bool) -> tuple[float, float]:
+def seconds_of_a_step(model_config: str, batch_size: int, channels_last: bool) -> tuple[float, float]:
     """Of one step of SGD and of one forward pass, in full precision, not compiled; the second time each."""
     device = torch.device(training_device())
     layout = torch.channels_last if channels_last else torch.contiguous_format

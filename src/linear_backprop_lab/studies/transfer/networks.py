@@ -80,7 +80,7 @@ def network_job(root: Path, config: Mapping[str, Any], data: Path | None, downlo
         label=f"{config['network']}, {config['recipe']['epochs']} epochs",
         steps=OneCycle(**run.config["recipe"]).steps(run.config["train_images"]),
         perform=partial(_perform, run, data, download),
-        estimate=partial(seconds_at_most, run.config),
+        estimate=partial(seconds_at_most, run.config, OneCycle),
     )
 
 
