@@ -435,7 +435,7 @@ def test_everything_runs_at_the_smallest_scale(linear_backprop, tmp_path, monkey
         "The paper's learning rate",
         "Binarized ResNet-18 with hard tanh",
     ]
-    assert len(read(tmp_path / "runs").complete) == 135
+    assert len(read(tmp_path / "runs").complete) == 147
 
 
 def wait_for_lines(process, root, count):
