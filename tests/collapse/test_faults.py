@@ -3,7 +3,6 @@
 import copy
 import math
 import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import linear_backprop as lb
+
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 Body = Callable[["Net", Tensor], Tensor]
 Step = Callable[[nn.Module, "Net"], None]
@@ -31,16 +32,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self, x)
-
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    torch.set_default_dtype(torch.float64)
-    torch.compiler.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    torch.set_default_dtype(torch.float32)
 
 
 def batch(n: int = 20) -> Tensor:

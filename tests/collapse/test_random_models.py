@@ -1,20 +1,9 @@
 """Random models: an affine one is collapsed, and rightly; one with an operation that is not is refused."""
 
-import warnings
-
 import pytest
-import torch
 from collapse.random_models import affine_model, other_model, verdict
 
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    torch.set_default_dtype(torch.float64)
-    torch.compiler.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -15,10 +15,10 @@ from torch import Tensor, fx
 
 from .._torch import HigherOrderOperator
 from .graph import run_node, tensors_of
-from .layout import Form, Layout, candidates, of_positions
+from .layout import Layout, candidates, of_positions
 from .trace import Trace
 from .trial import Operation, Trial
-from .values import close, is_inexact, mixing, rows_of
+from .values import close, is_inexact, mixed, mixing
 
 
 class Proof:
@@ -116,6 +116,4 @@ class Proof:
 
     def mix(self, layout: Layout, z: Tensor, like: Tensor) -> Tensor:
         """Mixtures of samples, in the shape of `like`."""
-        rows = rows_of(layout, z)
-        mixed = self._weights.to(rows) @ rows
-        return layout.like(mixed if is_inexact(z) else mixed.round(), Form.of(z)._replace(shape=like.shape))
+        return mixed(self._weights, layout, z, like)

@@ -26,13 +26,13 @@ its operations are, `analysis` and `plan` make the graphs of a step of it, `step
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from .._conversion.patch import is_converted
 from .._conversion.where import Where, selection
@@ -44,7 +44,7 @@ from .._torch import is_compiled, size_guards, transforms_active
 from .accumulation import Accumulation
 from .analysis import Analysis, Selection
 from .capture import Captured, Invocation, Runner
-from .graph import Places
+from .graph import Places, inputs_of
 from .locally_exact import LocallyExact
 from .runner import CollapsedRunner, LocalRunner, Options
 from .sizes import BatchSize
@@ -262,11 +262,10 @@ class Collapsed(nn.Module):
         """Analyse a captured graph."""
         _refuse_converted(self.model)
         is_sample = [id(x) in call.given for x in inputs]
+        of_samples = {n: x for n, x in zip(inputs_of(module.graph), inputs, strict=True) if id(x) in call.given}
         if self.where is None:
-            _refuse_integers(module, inputs, is_sample)
-        placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-        of_samples = [node for node, taken in zip(placeholders, is_sample, strict=True) if taken]
-        size = BatchSize(of_samples, call.batch, size_guards())
+            _refuse_integers(of_samples)
+        size = BatchSize(list(of_samples), call.batch, size_guards())
         trace = Trace(module, inputs, is_sample, size, Places(self._target))
         chain = self.rule.chain if isinstance(self.rule, LocallyExact) else self.rule
         by_unit = isinstance(chain, MeanLinear)
@@ -297,10 +296,9 @@ def _say_that_it_is_ordinary(samples: int, outputs: int) -> None:
     )
 
 
-def _refuse_integers(module: fx.GraphModule, inputs: Sequence[Any], is_sample: Sequence[bool]) -> None:
-    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    for node, x, of_samples in zip(placeholders, inputs, is_sample, strict=True):
-        if of_samples and node.users and not (x.is_floating_point() or x.is_complex()):
+def _refuse_integers(of_samples: Mapping[fx.Node, Tensor]) -> None:
+    for node, x in of_samples.items():
+        if node.users and not (x.is_floating_point() or x.is_complex()):
             raise CollapseError(
                 f"inputs must be floating tensors that can be combined, got {x.dtype}; collapse only what lies above "
                 f"what reads it (`where=`)"

@@ -52,6 +52,11 @@ def tensors_of(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def inputs_of(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes whose values a graph is given, in order."""
+    return list(graph.find_nodes(op="placeholder"))
+
+
 def outputs_of(graph: fx.Graph) -> list[fx.Node]:
     """The nodes whose values a graph returns."""
     return [node for node in tree_leaves(next(iter(reversed(graph.nodes))).args) if isinstance(node, fx.Node)]
@@ -189,7 +194,7 @@ def inline_checkpoints(module: fx.GraphModule) -> None:
 
 
 def _copy_into(module: fx.GraphModule, body: fx.GraphModule, given: list[Any]) -> list[fx.Node]:
-    copies = dict(zip((node for node in body.graph.nodes if node.op == "placeholder"), given, strict=True))
+    copies = dict(zip(inputs_of(body.graph), given, strict=True))
     for node in body.graph.nodes:
         if node.op == "get_attr":
             name = f"{node.target}_of_{id(body)}"

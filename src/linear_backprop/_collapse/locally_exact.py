@@ -28,7 +28,7 @@ from .._rules.rule import LayerRule, ModelRule
 from .._torch import Function, graph_is_kept
 from .capture import Captured, Invocation, Runner
 from .cutting import Cut, Cutter, begin, gradients, separate
-from .graph import Places, computes, function_of, outputs_of
+from .graph import Places, computes, function_of, inputs_of, outputs_of
 from .maps import Maps
 from .plan import cut_piece, nonlinearities_in
 from .workers import averaged
@@ -90,7 +90,7 @@ def _prepare(
     for node in nodes:
         if computes(node):
             observe(places.path(node), function_of(node))
-    placeholders = [node for node in nodes if node.op == "placeholder"]
+    placeholders = inputs_of(module.graph)
     piece = cut_piece(
         module,
         placeholders,

@@ -17,7 +17,7 @@ from .analysis import Analysis
 from .costs import Costs
 from .cutting import Cutter
 from .gradients import Gradients
-from .graph import computes, outputs_of
+from .graph import computes, inputs_of, outputs_of
 from .locally_exact import LocallyExact, run_cut
 from .maps import Maps
 from .plan import Piece, Plan, cut_piece
@@ -69,7 +69,7 @@ class CollapsedRunner:
             _require_one_map(self.plan)
         self.options = options
         graph = analysis.trace.module.graph
-        self._placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        self._placeholders = inputs_of(graph)
         self._returned = outputs_of(graph)
 
     def collapses(self, samples: int) -> bool:
@@ -123,7 +123,7 @@ class LocalRunner:
                 f"`where` has no chain to reach them: take another rule, or collapse without `where`"
             )
         graph = analysis.trace.module.graph
-        self._placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        self._placeholders = inputs_of(graph)
         self._returned = outputs_of(graph)
         self._piece = self._whole_piece() if self.whole else self.plan.cut()
 

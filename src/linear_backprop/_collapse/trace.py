@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from .._errors import CollapseError
 from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform, storage_of, version_of
-from .graph import Places, computes, is_mode, outputs_of, run_node, tensors_of, user_line
+from .graph import Places, computes, inputs_of, is_mode, outputs_of, run_node, tensors_of, user_line
 from .sizes import BatchSize
 
 
@@ -46,8 +46,7 @@ class Trace:
         self.numbers: set[fx.Node] = set()
         self.overwrites: dict[fx.Node, set[int]] = {}
         self.operations: dict[fx.Node, int] = {}
-        placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-        given = dict(zip(placeholders, zip(inputs, samples, strict=True), strict=True))
+        given = dict(zip(inputs_of(module.graph), zip(inputs, samples, strict=True), strict=True))
         self.random: list[fx.Node] = []
         self._devices = {x.device for x in inputs if isinstance(x, Tensor) and x.device.type == "cuda"}
         with torch.random.fork_rng(list(self._devices)), torch.enable_grad():

@@ -25,10 +25,10 @@ from .values import (
     integers_changed,
     is_inexact,
     large,
+    mixed,
     mixing,
     not_a_number,
     reads_forms_alone,
-    rows_of,
     strided,
 )
 
@@ -183,11 +183,9 @@ class Trial:
         except Exception:
             return False
         for a, b, layout in zip(first, second, self.chosen, strict=False):
-            mixed = a
-            if layout is not None and is_inexact(a):
-                rows = rows_of(layout, a)
-                mixed = layout.like(weights.to(rows) @ rows, Form.of(b))
-            if (layout is None or is_inexact(a)) and not close(b, mixed, a):
+            if layout is not None and not is_inexact(a):
+                continue
+            if not close(b, a if layout is None else mixed(weights, layout, a, b), a):
                 return False
         return True
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
 from .graph import name_of
-from .layout import Layout
+from .layout import Form, Layout
 
 _TOLERANCE = {torch.float64: 1e-9, torch.complex128: 1e-9, torch.float32: 1e-4, torch.complex64: 1e-4}
 _ROUGH = 5e-2  # bfloat16 and float16
@@ -65,8 +65,11 @@ def mixing(number: int, of: int) -> Tensor:
     return weights + (1 - weights.sum(1, keepdim=True)) / of
 
 
-def rows_of(layout: Layout, z: Tensor) -> Tensor:
-    return layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
+def mixed(weights: Tensor, layout: Layout, z: Tensor, like: Tensor) -> Tensor:
+    """Mixtures of samples, in the shape of `like`."""
+    rows = layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
+    made = weights.to(rows) @ rows
+    return layout.like(made if is_inexact(z) else made.round(), Form.of(z)._replace(shape=like.shape))
 
 
 _FORMED_LIKE = {"type_as", "to", "expand_as", "view_as", "reshape_as"}
