@@ -79,20 +79,26 @@ def size_expression(size: Any) -> Any:
 
 
 @contextmanager
-def hooks_are_guarded() -> Generator[None]:
-    """A context in which Dynamo captures anew once a module's hooks change."""
-    before = _dynamo_config.skip_nnmodule_hook_guards
-    _dynamo_config.skip_nnmodule_hook_guards = False
+def capturing_whole() -> Generator[None]:
+    """A context in which Dynamo captures anew once a module's hooks change, and in one graph inside DDP, too."""
+    before = _dynamo_config.skip_nnmodule_hook_guards, _dynamo_config.optimize_ddp
+    _dynamo_config.skip_nnmodule_hook_guards = _dynamo_config.optimize_ddp = False
     try:
         yield
     finally:
-        _dynamo_config.skip_nnmodule_hook_guards = before
+        _dynamo_config.skip_nnmodule_hook_guards, _dynamo_config.optimize_ddp = before
 
 
 def is_batched(tensor: Tensor) -> bool:
     """Whether a tensor stands for many, under `vmap` or `is_grads_batched`."""
     functorch = torch._C._functorch  # pyright: ignore
     return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+
+
+def is_of_pytorch(function: Any) -> bool:
+    """Whether an operator of the dispatcher is PyTorch's own, and not one of `torch.library.custom_op`."""
+    operators = torch._ops.OpOverload, torch._ops.OpOverloadPacket
+    return not isinstance(function, operators) or str(function).split(".")[0] in ("aten", "prim", "prims")
 
 
 def is_transform(function: Any) -> bool:

@@ -64,6 +64,11 @@ def in_place(h: Tensor, write: Callable[[Tensor], object]) -> Tensor:
     return h
 
 
+def overwritten(z: Tensor, x: Tensor) -> Tensor:
+    z[:, ::2] = x[:, 1::2]
+    return z
+
+
 def looped(s, h, x):
     for _ in range(3):
         h = h / 2 + s.parts["a"](h)
@@ -130,9 +135,20 @@ AFFINE: dict[str, Callable[[], Step]] = {
     "written": lambda: Step(lambda s, h, x: in_place(h, lambda z: z.__setitem__((slice(None), slice(0, 2)), 0.0))),
     "written half": lambda: Step(lambda s, h, x: in_place(h, lambda z: z[:, :3].copy_(x[:, 3:]))),
     "assembled": lambda: Step(lambda s, h, x: in_place(h.new_zeros(h.shape), lambda z: z[:, 1:].copy_(h[:, :-1]))),
+    "activation overwritten": lambda: Step(lambda s, h, x: s.parts["a"](torch.tanh(h).mul_(0.5).add_(x)), a=linear()),
+    "overwritten half": lambda: Step(lambda s, h, x: overwritten(F.silu(h), s.parts["a"](x)), a=linear()),
+    "activated in place": lambda: Step(lambda s, h, x: torch.relu_(s.parts["a"](h)) + h, a=linear()),
+    "clamped in place": lambda: Step(lambda s, h, x: s.parts["a"](h).clamp_(min=0)[:, [0, 1, 2, 2, 1, 0]], a=linear()),
     "detached": lambda: Step(lambda s, h, x: h + s.parts["a"](h.detach()), a=linear()),
     "without grad": lambda: Step(lambda s, h, x: h + without_grad(s, h), a=linear()),
     "ones": lambda: Step(lambda s, h, x: h * torch.ones(len(h), 1) + h.new_full((len(h), 1), 0.1)),
+    "sizes": lambda: Step(lambda s, h, x: s.parts["a"](h.view(len(h), 2, -1).reshape(h.shape[0], -1)), a=linear()),
+    "constant of its shape": lambda: Step(
+        lambda s, h, x: h * s.g.type_as(h).expand_as(h) + s.g.to(h), g=weight(FEATURES)
+    ),
+    "mask of the input's": lambda: Step(lambda s, h, x: h * torch.zeros_like(h).add(s.g).gt(0), g=buffer(FEATURES)),
+    "positions": lambda: Step(lambda s, h, x: s.parts["a"](torch.arange(FEATURES)).T + h, a=nn.Embedding(FEATURES, 1)),
+    "integer power": lambda: Step(lambda s, h, x: h * (s.g ** torch.arange(FEATURES)), g=weight(FEATURES)),
     "loop": lambda: Step(looped, a=linear()),
     "recurrent": lambda: Step(over_time, w=weight(2, 2)),
     "tokens": lambda: Step(lambda s, h, x: s.parts["a"](h.view(-1, 2, 3)).flatten(1), a=nn.Linear(3, 3)),
@@ -244,6 +260,23 @@ NOT_AFFINE: dict[str, Callable[[Step, Tensor, Tensor], Tensor]] = {
     "similarity": lambda s, h, x: (h @ h.T).mean(1, keepdim=True) * torch.ones(FEATURES),
     "position in the batch": lambda s, h, x: h * torch.arange(len(h))[:, None],
     "size of the batch": lambda s, h, x: h * len(h),
+    "power of the batch's size": lambda s, h, x: h ** (len(h) // 20),
+    "first samples": lambda s, h, x: torch.cat([2 * h[:10], h[10:]]),
+    "every other sample": lambda s, h, x: torch.cat([h[::2], 2 * h[1::2]]),
+    "groups of the batch": lambda s, h, x: h * (torch.arange(len(h)) // max(len(h) // 4, 8))[:, None],
+    "rolled batch": lambda s, h, x: h.roll(len(h) // 6, 0),
+    "size where it is large": lambda s, h, x: h * max(len(h), 26),
+    "triangle": lambda s, h, x: h * torch.ones(FEATURES, FEATURES).triu(len(h) - 25)[0],
+    "last sample": lambda s, h, x: h + h[-1:],
+    "without NaN": lambda s, h, x: h.nan_to_num(),
+    "NaN masked": lambda s, h, x: h.masked_fill(h.isnan(), 0.0),
+    "infinity masked": lambda s, h, x: torch.where(h.isinf(), torch.zeros_like(h), h),
+    "divided by itself": lambda s, h, x: h * (h / h),
+    "nothing times the sample": lambda s, h, x: h * (h - h),
+    "written where large": lambda s, h, x: in_place(h, lambda z: z.__setitem__(z > 1e4, 0.0)),
+    "absolute pooling": lambda s, h, x: (
+        F.lp_pool1d(h[:, None], 1, 3, 1)[:, 0].mean(1, keepdim=True) * torch.ones(FEATURES)
+    ),
     "noise": lambda s, h, x: h * torch.rand_like(h),
     "added noise": lambda s, h, x: h + torch.randn_like(h),
     "rare dropout": lambda s, h, x: F.dropout(h, 0.01),
@@ -323,7 +356,7 @@ def verdict(model: nn.Module, seed: int) -> str:
             return "refused"
         with lb.convert(twin):
             expected = gradients(twin, twin, x, seed)
-        error = max(map(difference, found, expected))
+        error = max_difference(found, expected)
         if not error < 1e-7:
             return f"wrong by {error:.1e}"
         for each in (model, twin):
@@ -343,10 +376,16 @@ def gradients(run: nn.Module, model: nn.Module, x: Tensor, seed: int) -> list[Te
     return list(torch.autograd.grad((y * weights).sum() + y.square().mean(), wanted, allow_unused=True))
 
 
-def difference(found: Tensor | None, expected: Tensor | None) -> float:
+def max_difference(found: list[Tensor | None], expected: list[Tensor | None]) -> float:
+    """The largest error, relative to each gradient's largest entry; one that is 1e-9 of the others counts as zero."""
+    top = max(g.abs().max().item() for g in expected if g is not None)
+    return max(difference(a, b, 1e-9 * top) for a, b in zip(found, expected, strict=True))
+
+
+def difference(found: Tensor | None, expected: Tensor | None, nothing: float) -> float:
     if found is None or expected is None:
         return 0.0 if found is expected or not (expected if found is None else found).any() else 1.0
-    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9)).item()
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=nothing)).item()
 
 
 def main(count: int, first: int) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import linear_backprop as lb
 
 PYTORCHCV = (
-    *("alexnet", "vgg11", "bn_vgg11", "resnet10", "resnet14", "resnetbc14b", "preresnet10", "preresnetbc14b"),
+    *("resnet10", "resnet14", "resnetbc14b", "preresnet10", "preresnetbc14b"),
     *("resnext14_16x4d", "seresnet10", "sepreresnet10", "seresnext50_32x4d", "densenet121", "squeezenet_v1_1"),
     *("squeezeresnet_v1_1", "mobilenet_wd4", "fdmobilenet_wd4", "mobilenetv2_wd4", "mobilenetv3_small_wd2"),
     *("shufflenet_g1_wd4", "shufflenetv2_wd2", "shufflenetv2b_wd2", "menet108_8x1_g3", "condensenet74_c4_g4"),
@@ -37,7 +37,7 @@ PYTORCHCV = (
         "dla34",
         "cbam_resnet18",
     ),
-    *("bam_resnet18", "sepreresnetbc26b", "dpn68", "resnet20_cifar10"),
+    *("bam_resnet18", "sepreresnetbc26b", "resnet20_cifar10"),
     *("preresnet20_cifar10", "densenet40_k12_cifar10", "wrn16_10_cifar10", "nin_cifar10", "rir_cifar10"),
 )
 
@@ -66,7 +66,11 @@ def networks() -> Iterator[tuple[str, Callable[[], nn.Module], tuple[int, ...]]]
     else:
         for name in PYTORCHCV:
             size = 32 if "cifar" in name else 64
-            yield name, lambda name=name, size=size: sized(get_model(name, pretrained=False), size), (3, size, size)
+            yield (
+                name,
+                lambda name=name, size=size: averaged(get_model(name, pretrained=False, num_classes=10)),
+                (3, size, size),
+            )
     from monai.networks import nets
 
     yield "monai BasicUNet", lambda: nets.BasicUNet(2, 1, 2, features=(4, 4, 8, 8, 8, 4)), (1, 32, 32)
@@ -75,12 +79,11 @@ def networks() -> Iterator[tuple[str, Callable[[], nn.Module], tuple[int, ...]]]
     yield "monai FullyConnectedNet", lambda: nets.FullyConnectedNet(10, 3, [16, 16]), (10,)
 
 
-def sized(model: nn.Module, size: int) -> nn.Module:
-    """The network with what pools the last features once more averaging whatever is left of them."""
+def averaged(model: nn.Module) -> nn.Module:
+    """The network for smaller images: what pools its last features averages whatever is left of them."""
     for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.AvgPool2d) and name == "final_pool" and size < 224:
-                setattr(module, name, nn.AdaptiveAvgPool2d(1))
+        if isinstance(module._modules.get("final_pool"), nn.AvgPool2d):
+            module.final_pool = nn.AdaptiveAvgPool2d(1)
     return model
 
 

@@ -1,5 +1,6 @@
 """`LocallyExact` collapsed, against NumPy by hand and against chains that are not collapsed."""
 
+import copy
 import itertools
 
 import forms
@@ -348,3 +349,59 @@ def test_a_compiled_model():
     compiled = torch.compile(model, backend="aot_eager")
     got = torch.autograd.grad(lb.collapse(compiled, lb.LocallyExact())(x).square().sum(), model.parameters())
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-15)
+
+
+# What runs under no_grad, and what mixes samples below
+
+
+class UnderNoGrad(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        with torch.no_grad():
+            t = torch.relu(self.b(h))
+        return self.o(torch.sigmoid(h + t))
+
+
+@pytest.mark.parametrize("chain", [lb.Linear(), lb.MeanLinear()])
+@pytest.mark.parametrize("always", [True, False])
+def test_activations_without_a_gradient_have_no_place_in_the_chain(chain: lb.Linear | lb.MeanLinear, always: bool):
+    torch.manual_seed(0)
+    model = UnderNoGrad().double()
+    twin = copy.deepcopy(model)
+    x = torch.randn(20, 6, dtype=torch.float64)
+    lb.convert(twin, lb.LocallyExact(chain))
+    twin(x).square().mean().backward()
+    lb.collapse(model, lb.LocallyExact(chain), always=always)(x).square().mean().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chain", [lb.Linear(), lb.MeanLinear()])
+def test_the_chain_reaches_what_mixes_samples_below(chain: lb.Linear | lb.MeanLinear):
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.below, self.act = nn.Linear(6, 8), nn.Tanh()
+            self.o = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.below(x)
+            return self.o(self.act(h - h.mean(0)))
+
+    torch.manual_seed(0)
+    model = Centred().double()
+    fast = lb.collapse(model, lb.LocallyExact(chain), where="act", always=True)
+    x = torch.randn(20, 6, dtype=torch.float64)
+    fast(x).square().mean().backward()
+    assert "made of all samples, below the collapsed part" in str(fast)
+    # Linear's chain passes the cotangent of h on as it is; centring takes its mean away.
+    g = 2 * model(x).detach() / (20 * 3) @ model.o.weight.detach()
+    a = model.below(x).detach()
+    derivative = 1 - torch.tanh(a - a.mean(0)).square()
+    slope = derivative.mean(0) if isinstance(chain, lb.MeanLinear) else 1.0
+    chained = g * slope
+    torch.testing.assert_close(model.below.weight.grad, (chained - chained.mean(0)).T @ x, rtol=1e-9, atol=1e-12)

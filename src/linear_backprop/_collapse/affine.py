@@ -1,9 +1,10 @@
 """The proof that one operation is affine in each sample, with coefficients that are the same for all.
 
 The operation alone is run on random values of its own shapes: at samples z and at mixtures W z of them, with rows of
-W that sum to one. It is affine in each sample if f(W z) = W f(z) for random z and W, and its backward pass is that of
-an affine map if it is the same at two random z. What else it reads (parameters, constants) is random, too, so that
-nothing holds because a factor happens to be zero today. All this in float64 where the operation allows it.
+W that sum to one. It is affine in each sample if f(W z) = W f(z) for random z and W. Its backward pass is that of an
+affine map if it is the same at random z, and if samples that receive W^T g send on what mixtures that receive g do.
+What else it reads (parameters, constants) is random, too, so that nothing holds because a factor happens to be zero
+today. All this in float64 where the operation allows it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, fx
 
 from .._torch import HigherOrderOperator
+from .experiment import Operation
 from .graph import run_node, tensors_of
 from .layout import Layout, candidates, of_positions
 from .trace import Trace
-from .trial import Operation, Trial
+from .trial import Trial
 from .values import close, is_inexact, mixed, mixing
 
 
@@ -31,6 +33,7 @@ class Proof:
     Attributes:
         layouts: By node, where each of its tensors keeps its samples; None for one that holds none.
         alike: The nodes whose values are the same for every sample, whatever the samples are.
+        weights: Of the mixtures, one row each.
     """
 
     def __init__(self, trace: Trace, positions: tuple[int, ...] = ()) -> None:
@@ -39,7 +42,7 @@ class Proof:
         self.alike: set[fx.Node] = set()
         self._proved: dict[Any, tuple[fx.Node, str]] = {}
         count = torch.Size(positions).numel()
-        self._weights = mixing(trace.sizes[1] * count, trace.sizes[0] * count)
+        self.weights = mixing(trace.sizes[1] * count, trace.sizes[0] * count)
 
     def place(self, node: fx.Node, like: fx.Node | None = None) -> str:
         """Note where a node keeps its samples, by its shapes or as another does; the fault if nowhere."""
@@ -82,13 +85,13 @@ class Proof:
     def _signature(self, node: fx.Node) -> Any:
         """What the proof of an operation depends on; the node itself where that is more than forms."""
         forms: dict[fx.Node, str] = {}
-        for arg in node.all_input_nodes:
+        for place, arg in enumerate(node.all_input_nodes):
             tensors = self.trace.values[arg]
             if not all(isinstance(t, Tensor) and is_inexact(t) for t in tensors):
                 return node
             layouts = self.layouts[arg] if arg in self.trace.carries else None
             form = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors]
-            forms[arg] = repr((form, layouts, arg in self.alike))
+            forms[arg] = repr((place, form, layouts, arg in self.alike))
         if node in self.trace.overwrites or not forms:
             return node
         return node.target, repr(fx.map_arg((node.args, node.kwargs), forms.__getitem__))  # pyright: ignore
@@ -116,4 +119,4 @@ class Proof:
 
     def mix(self, layout: Layout, z: Tensor, like: Tensor) -> Tensor:
         """Mixtures of samples, in the shape of `like`."""
-        return mixed(self._weights, layout, z, like)
+        return mixed(self.weights, layout, z, like)

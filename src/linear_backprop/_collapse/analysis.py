@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from .._call import Call
 from .._catalogue.activations import FORMS, Form
+from .._catalogue.not_elementwise import row_of
 from .._conversion.where import Predicate
 from .._errors import CollapseError
 from .._rules.layers import rule_for
@@ -155,12 +157,17 @@ class Analysis:
             return None
         layer = rule_for(call.function, self.selection.layers)
         if layer is not None:
-            return NonLinearity(node, layer=layer) if layer.applies(call) else None
+            takes = layer.applies(call) and self._reaches(layer, self.places.module(node))
+            return NonLinearity(node, layer=layer) if takes else None
         if call.function not in FORMS:
             return None
         first = node.args[0] if node.args else node.kwargs["input"]
         own = [b for b in node.all_input_nodes if b is not first and _takes_gradient(self.trace.values[b][0])]
         return NonLinearity(node, form=FORMS[call.function], own=tuple(own))
+
+    def _reaches(self, layer: LayerRule, module: nn.Module | None) -> bool:
+        """False inside a module that the rule is not for: SyncBatchNorm calls F.batch_norm in a single process."""
+        return module is None or row_of(module) is None or layer.governs_module(module)
 
     def _prove(self, proof: Proof) -> dict[fx.Node, str]:
         """Prove every operation that depends on the samples; the faults."""
@@ -206,6 +213,9 @@ class Analysis:
         trace = self.trace
         self._numbers = self._numbers_of_samples()
         below = trace.needed(list(faults)) if faults and self.selection.selects is not None else set[fx.Node]()
+        for node in self.found:  # parts of a tuple, as `max(1)` returns one
+            if node.target is operator.getitem and node.args[0] in below and self._is_tuple(node.args[0]):
+                below.add(node)
         parts = {
             node: Part.BELOW if node in below else Part.ABOVE
             for node in trace.module.graph.nodes
@@ -228,6 +238,9 @@ class Analysis:
             if node in self.trace.numbers and (reads_samples or self.trace.depends_on_size(node)):
                 found.add(node)
         return found
+
+    def _is_tuple(self, node: Any) -> bool:
+        return not isinstance(self.trace.values[node][0], Tensor)
 
     def _is_above(self, node: fx.Node) -> bool:
         return self.parts.get(node) is Part.ABOVE

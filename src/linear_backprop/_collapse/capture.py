@@ -22,11 +22,11 @@ from .._torch import (
     BackendCompilerFailed,
     FailOnRecompileLimitHit,
     TorchDynamoException,
+    capturing_whole,
     counting_samples,
-    hooks_are_guarded,
     one_is_a_size_like_others,
 )
-from .graph import inline_checkpoints, line_in, without_hooks
+from .graph import inline_checkpoints, line_in, undisturbed
 
 Runner = Callable[["Invocation", Sequence[Any]], Sequence[Any]]
 Prepare = Callable[[fx.GraphModule, Sequence[Any], "Invocation"], Runner]
@@ -80,7 +80,7 @@ class Captured:
         try:
             # A batch of one is a batch, not a constant.
             with (
-                hooks_are_guarded(),
+                capturing_whole(),
                 one_is_a_size_like_others() if call.batch == 1 else nullcontext(),
                 counting_samples(given) if self.samples else nullcontext(),
             ):
@@ -88,8 +88,8 @@ class Captured:
         except BackendCompilerFailed as error:  # an error of ours: as it is
             raise error.inner_exception from None
         except TorchDynamoException as error:
-            self._raise_own_error(args, kwargs)
-            raise CollapseError(_explanation(error)) from None
+            own = self._own_error(args, kwargs)
+            raise own or CollapseError(_explanation(error)) from own and own.__cause__
         except RuntimeError as error:
             if not str(error).startswith("torch.compile with fullgraph=True"):
                 raise
@@ -141,7 +141,7 @@ class Captured:
 
     def _backend(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         try:
-            with without_hooks():
+            with undisturbed():
                 inline_checkpoints(module)
                 runner = self.prepare(module, inputs, _under_way.get())
         except CollapseError as error:  # to be raised at the call, where nobody swallows it
@@ -154,10 +154,14 @@ class Captured:
 
         return run
 
-    def _raise_own_error(self, args: Any, kwargs: Any) -> None:
-        """Have a function that fails by itself fail with its own error."""
-        with torch.no_grad():
-            self.function(*args, **kwargs)
+    def _own_error(self, args: Any, kwargs: Any) -> Exception | None:
+        """What the function raises by itself, where it does."""
+        try:
+            with torch.no_grad():
+                self.function(*args, **kwargs)
+        except Exception as error:
+            return error
+        return None
 
 
 def _raising(message: str) -> Runner:

@@ -21,23 +21,21 @@ from .layout import Form
 
 @dataclass
 class Cut:
-    """One activation of a forward pass, but for its values.
+    """One activation of a forward pass, but for its values; one under `no_grad` has no edges.
 
     Attributes:
         a: The pre-activation's edge in the graph of the affine part below it; None if that takes no gradient.
         start: Where the graph of the activation itself begins.
         own: h, in the graph of the activation itself.
         h: Where the graph of what follows begins; None where only unit vectors are sent down.
-        like: h's shape and dtype.
         parameters: The edges of what f depends on besides a, such as PReLU's weight.
         slope: What the chain multiplies with; None for 1.
     """
 
     a: GradientEdge | None
-    start: GradientEdge
-    own: GradientEdge
+    start: GradientEdge | None
+    own: GradientEdge | None
     h: GradientEdge | None
-    like: Tensor
     parameters: list[GradientEdge]
     slope: Tensor | None
 
@@ -63,8 +61,13 @@ class Cutter:
     def activate(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an activation, cut."""
         a: Any = args[0] if args else kwargs.get("input")
-        if not isinstance(a, Tensor) or not a.is_floating_point() or not torch.is_grad_enabled():
+        if not isinstance(a, Tensor) or not a.is_floating_point():
             return function(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            h = function(*args, **kwargs)
+            self.cuts.append(Cut(None, None, None, None, [], None))
+            self.noted.append((Form.of(h), ()))
+            return h
         h: Tensor = run_activation(Call(function, args, kwargs), self.rule, self._cut)
         if h is a and is_view(h):
             raise CollapseError(
@@ -78,9 +81,10 @@ class Cutter:
 
     def run_layer(self, function: Function, layer: LayerRule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a layer under its rule."""
-        if not torch.is_grad_enabled() or not layer.applies(Call(function, args, kwargs)):
+        call = Call(function, args, kwargs)
+        if not layer.applies(call):
             return function(*args, **kwargs)
-        result, constants = run_layer_with_constants(Call(function, args, kwargs), layer)
+        result, constants = run_layer_with_constants(call, layer)
         self.noted.append((Form.of(result), constants))
         return result
 
@@ -98,7 +102,6 @@ class Cutter:
                 start=start,
                 own=get_gradient_edge(own),
                 h=edge,
-                like=own.detach().to("meta"),
                 parameters=[get_gradient_edge(p) for p in parameters if p.requires_grad],
                 slope=slope,
             )

@@ -1,7 +1,8 @@
 """The gradients of the collapsed part from C + 1 combinations of samples, as one graph without autograd.
 
 The replay's own backward pass is traced once into a graph of operations. What the replay computes forward and no
-gradient reads is dropped from it: most products below an activation.
+gradient reads is dropped from it: most products below an activation. With operators of the user's own
+(`torch.library.custom_op`), whose backward pass is Python and may read what changes, it is run each time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from .graph import without_hooks
+from .._torch import is_of_pytorch
+from .graph import undisturbed
 from .plan import Plan
 
 Noted = tuple[Tensor | None, Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -102,7 +104,9 @@ class Gradients:
             outputs, cotangents = zip(*pairs, strict=True)
             return list(torch.autograd.grad(outputs, sources, cotangents, allow_unused=True))
 
-        with without_hooks():
+        if not all(is_of_pytorch(node.target) for node in plan.above):
+            return gradients  # whose backward pass may read anything
+        with undisturbed():
             traced = make_fx(gradients)(*flat)
         _simplify(traced)
         return torch.compile(traced, fullgraph=True, dynamic=False) if self.compiled else traced.forward

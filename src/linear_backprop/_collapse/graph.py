@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,12 @@ def outputs_of(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in tree_leaves(next(iter(reversed(graph.nodes))).args) if isinstance(node, fx.Node)]
 
 
-def without_hooks() -> saved_tensors_hooks:
-    """A context in which autograd saves tensors as they are, whatever the caller's hooks: a checkpoint's, for one."""
-    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """A context in which autograd is as it comes: no saved-tensors hooks (a checkpoint's, for one), no anomaly mode."""
+    as_it_is = saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    with as_it_is, torch.autograd.set_detect_anomaly(False):
+        yield
 
 
 class Places:

@@ -133,5 +133,16 @@ def of_positions(shape: Sequence[int], batch: int, sizes: Sequence[int]) -> Layo
     return None
 
 
+def memory_order(z: Tensor) -> list[int]:
+    """The dimensions of a tensor in the order in which they lie in memory, the outermost first."""
+    dims = list(range(z.dim()))
+    return dims if 0 in z.stride() else sorted(dims, key=lambda dim: -z.stride(dim))
+
+
+def in_memory_order(z: Tensor, order: Sequence[int]) -> Tensor:
+    """The values of a tensor without gaps, its dimensions in some order in memory: views are possible as there."""
+    return z.permute(*order).contiguous().permute(*(order.index(dim) for dim in range(z.dim())))
+
+
 def _is_channels_last(z: Tensor) -> bool:
     return z.dim() == 4 and not z.is_contiguous() and z.is_contiguous(memory_format=torch.channels_last)

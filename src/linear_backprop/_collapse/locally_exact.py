@@ -276,6 +276,7 @@ class _Pass:
 
 def _through(cut: Cut, delta: Tensor, keep: bool) -> tuple[Tensor | None, Sequence[Tensor]]:
     """The exact cotangents of an activation's input, and of tensors of its own."""
+    assert cut.own is not None and cut.start is not None
     of_a, *of_own = gradients([cut.own], [cut.start, *cut.parameters], [delta], keep)
     return of_a, [torch.zeros_like(delta) if each is None else each for each in of_own]
 

@@ -79,6 +79,8 @@ class Plan:
         value_layouts: Where what is aggregated does: samples, and what non-linearities put out.
         output_layouts: Where the outputs do.
         sources: The samples and leaves that an output depends on.
+        components: The outputs, those together that have something learned in common.
+        inner: Those outputs that another one is computed from.
         emitted_layouts: Where what each non-linearity puts out does.
     """
 
@@ -98,6 +100,8 @@ class Plan:
         self.changing = {n for n in self.leaves if any(s & trace.storages(n) for s in trace.overwrites.values())}
         read_by_collapsed = {*self.samples, *self.leaves}
         self.sources = {n: trace.needed([n]) & read_by_collapsed for n in self.outputs}
+        self.components = self._components()
+        self.inner = {n for n in self.outputs if any(n in trace.needed([m]) for m in self.outputs if m is not n)}
         self.layouts = {n: self._layout(n) for n in (*self.samples, *self.outputs)}
         self.output_layouts = [self.layouts[n] for n in self.outputs]
         self.once = self._ordinary_piece(self.computed_once, self.above | self.below)
@@ -182,6 +186,22 @@ class Plan:
             if node in found:
                 waiting += [a for a in node.all_input_nodes if a not in found and self.analysis.is_number_of_samples(a)]
         return found
+
+    def _components(self) -> list[set[fx.Node]]:
+        """Between two of them nothing but samples and leaves is shared: each has a backward pass of its own."""
+        trace = self.analysis.trace
+        learned = {n for n in self.leaves if any(t.requires_grad for t in tensors_of(trace.values[n]))}
+        for node in self.module.graph.nodes:
+            if node in self.above and any(arg in learned for arg in node.all_input_nodes):
+                learned.add(node)
+        found: list[tuple[set[fx.Node], set[fx.Node]]] = []
+        for output in self.outputs:
+            component, shared = {output}, trace.needed([output]) & self.above & learned
+            for other in [each for each in found if each[1] & shared]:
+                found.remove(other)
+                component, shared = component | other[0], shared | other[1]
+            found.append((component, shared))
+        return [component for component, _ in found]
 
     def _needed(self, nodes: set[fx.Node], outputs: Sequence[fx.Node]) -> set[fx.Node]:
         """The operations among `nodes` that make `outputs` or overwrite something, with the numbers they take."""

@@ -22,7 +22,7 @@ def advice_for(
     """
     if call_is_at_fault:
         return _sentences(fault, "call it otherwise, or collapse only what lies above it (`where=`)")
-    row = FUNCTIONS.get(function_of(node)) or (row_of(module) if module is not None else None)
+    row = (row_of(module) if module is not None else None) or FUNCTIONS.get(function_of(node))
     if row is not None:
         return _sentences(row.in_collapse.reason, row.in_collapse.remedy)
     if activations_above:

@@ -102,6 +102,10 @@ class LocalRunner:
         analysis: What the graph consists of.
         rule: The rule.
         options: How it is run; `always` sends the unit vectors down the chain also where the batch is cheaper.
+
+    Attributes:
+        whole: Whether the chain has to reach what is made of parameters alone.
+        mixes: Whether it has to reach what is made of all samples, below the collapsed part.
     """
 
     def __init__(
@@ -117,6 +121,8 @@ class LocalRunner:
         if options.group is not None:
             _require_one_map(self.plan)
         self.whole = bool(analysis.ruled)
+        carries = analysis.trace.carries
+        self.mixes = any(n in carries and analysis.trace.values[n][0].requires_grad for n in self.plan.leaves)
         if self.whole and self.plan.below:
             raise CollapseError(
                 f"{analysis.places.name(analysis.ruled[0].node)} works on parameters alone, and LocallyExact with "
@@ -129,7 +135,7 @@ class LocalRunner:
 
     def collapses(self, samples: int) -> bool:
         """Whether the unit vectors are sent down the chain, in a batch of so many samples."""
-        return not self.whole and (self.options.always or self.costs.chain_pays(samples))
+        return not self.whole and not self.mixes and (self.options.always or self.costs.chain_pays(samples))
 
     def __call__(self, inputs: Sequence[Any], collapses: bool, accumulation: Accumulation | None) -> list[Any]:
         """The values that the graph returns."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,7 @@ from .._errors import CollapseError
 from .._torch import graph_is_kept, is_batched
 from .aggregates import Aggregates
 from .gradients import Autocast, Gradients, Noted, Wanted
-from .layout import Form
+from .layout import Form, in_memory_order, memory_order
 from .plan import Plan
 from .workers import averaged
 
@@ -35,24 +36,30 @@ class Step:
         gradients: Its gradients.
         values: What is to be aggregated: the collapsed part's inputs, and what its non-linearities put out.
         forms: The forms of `values`, then of the outputs.
+        orders: The order in memory of the dimensions of every input.
         noted: Slope and constants of every non-linearity.
         leaves: The values of the leaves.
         connected: The leaves.
         autocast: What it ran under.
         group: The workers whose mean the gradients become; None for this one alone.
         checked: The outputs, where their combinations are to be verified.
+        waiting: How many backward passes, each of other outputs, may yet come.
+        inner: Those outputs that another one is computed from, with their names.
     """
 
     plan: Plan
     gradients: Gradients
     values: list[Tensor]
     forms: list[Form]
+    orders: list[list[int]]
     noted: list[tuple[Tensor | None, tuple[Tensor, ...]]]
     leaves: list[Tensor]
     connected: list[Tensor]
     autocast: Autocast
     group: dist.ProcessGroup | None
     checked: list[Tensor]
+    waiting: int = 0
+    inner: list[tuple[ReferenceType[Tensor], str]] = field(default_factory=list[Any])
 
     @staticmethod
     def of(
@@ -85,6 +92,7 @@ class Step:
             gradients=gradients,
             values=kept,
             forms=[Form.of(z) for z in (*kept, *(values[n] for n in plan.outputs))],
+            orders=[memory_order(z) for z in kept[: len(plan.samples)]],
             noted=[(slope, constants) for _, slope, _, constants in noted],
             leaves=leaves,
             connected=connected,
@@ -104,9 +112,25 @@ class Step:
         layouts = [*self.plan.value_layouts, *(self.plan.output_layouts if self.checked else ())]
         values = [*self.values, *self.checked]
         total = Aggregates.of(g, [layout.rows(z) for layout, z in zip(layouts, values, strict=True)])
-        if not keep:
+        self.waiting -= not keep
+        if not self.waiting:
             self.values.clear()
         return total
+
+    def require_no_hooks(self) -> None:
+        """Refuse hooks on an output that another is computed from: its whole cotangent is never computed.
+
+        Raises:
+            CollapseError: Names the output.
+        """
+        for reference, name in self.inner:
+            output = reference()
+            if output is not None and (output.retains_grad or output._backward_hooks):
+                raise CollapseError(
+                    f"{name} is an output that another one is computed from, and has a hook, or retain_grad(): its "
+                    f"own gradient is not computed in a collapsed backward pass. Use lb.convert, or collapse only what "
+                    f"lies above it (`where=`)"
+                )
 
     def over_workers(self, total: Aggregates) -> Aggregates:
         """The sums over all workers, where there are several."""
@@ -117,7 +141,7 @@ class Step:
         plan = self.plan
         rows = zip(plan.value_layouts, total.combinations(), self.forms, strict=False)
         combinations = iter([layout.place(z, form) for layout, z, form in rows])
-        samples = [next(combinations) for _ in plan.samples]
+        samples = [in_memory_order(next(combinations), order) for order in self.orders]
         noted: list[Noted] = []
         for noting, slope, (_, constants) in zip(plan.noting, self._slopes(), self.noted, strict=True):
             h = next(combinations) if noting.emits else None
@@ -181,9 +205,19 @@ def connect(step: Step, values: dict[fx.Node, Any], accumulation: Accumulation |
         return
     if accumulation is not None:  # what made the leaves has its turn when the accumulation is finished
         leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
-    outputs = [values[n].detach() if n in connected else None for n in plan.outputs]
-    made = _Collapsed.apply(step, accumulation, outputs, *samples, *leaves)
-    values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in connected})
+    sources = list(zip([*plan.samples, *plan.leaves], [*samples, *leaves], strict=True))
+    for component in plan.components:
+        ours = [n for n in connected if n in component]
+        if not ours:
+            continue
+        step.waiting += 1
+        outputs = [values[n].detach() if n in ours else None for n in plan.outputs]
+        read = {n for output in ours for n in plan.sources[output]}
+        given = [z if n in read else None for n, z in sources]
+        made = _Collapsed.apply(step, accumulation, outputs, *given)
+        values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in ours})
+    name = plan.analysis.places.name
+    step.inner = [(ref(values[n]), name(n)) for n in connected if n in plan.inner]
 
 
 class _Collapsed(torch.autograd.Function):
@@ -191,7 +225,7 @@ class _Collapsed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, step: Step, accumulation: Accumulation | None, outputs: list[Tensor | None], *sources: Tensor
+        ctx: Any, step: Step, accumulation: Accumulation | None, outputs: list[Tensor | None], *sources: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         ctx.step, ctx.accumulation = step, accumulation
         ctx.set_materialize_grads(False)
@@ -207,6 +241,7 @@ class _Collapsed(torch.autograd.Function):
         if any(is_batched(each) for each in g if each is not None):
             raise CollapseError("the collapsed backward pass takes one cotangent at a time (is_grads_batched=False)")
         step: Step = ctx.step
+        step.require_no_hooks()
         plan, nothing = step.plan, (None, None, None)
         sources = ctx.saved_tensors
         takes = ctx.needs_input_grad[3:]
@@ -224,7 +259,7 @@ class _Collapsed(torch.autograd.Function):
         gradients = [next(found) if each else None for each in takes]
         for index, (n, z) in enumerate(zip(plan.samples, sources, strict=False)):
             rows = gradients[index]
-            if rows is not None:
+            if rows is not None and z is not None:
                 layout = plan.layouts[n]
                 form = Form.of(z)
                 spread = total.spread(layout.rows(rows, form)[: len(total.ones) + 1], cotangents)

@@ -109,8 +109,9 @@ def _path(runner: CollapsedRunner | LocalRunner) -> str:
     local = isinstance(runner, LocalRunner)
     taken = "the C unit vectors go down the chain" if local else "collapsed"
     other = "the batch itself goes down the chain" if local else "the ordinary backward pass"
-    if isinstance(runner, LocalRunner) and runner.whole:
-        return f"path: {other}, as it has to reach what is made of parameters alone"
+    if isinstance(runner, LocalRunner) and (runner.whole or runner.mixes):
+        what = "of parameters alone" if runner.whole else "of all samples, below the collapsed part"
+        return f"path: {other}, as it has to reach what is made {what}"
     if runner.options.always:
         return f"path: {taken}, whatever the batch (always=True)"
     if not local and runner.options.group is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from .._errors import CollapseError
 from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform, storage_of, version_of
 from .graph import Places, computes, inputs_of, is_mode, outputs_of, run_node, tensors_of, user_line
+from .layout import in_memory_order, memory_order
 from .sizes import BatchSize
 
 
@@ -61,6 +62,7 @@ class Trace:
                     self._run(node)
             finally:
                 self._leave_autocast()
+        self._refuse_shared_memory({node: value for node, (value, _) in given.items() if isinstance(value, Tensor)})
 
     def _run(self, node: fx.Node) -> None:
         if node.op in ("placeholder", "output"):
@@ -119,6 +121,18 @@ class Trace:
     def depends_on_size(self, node: fx.Node) -> bool:
         """Whether a node is a number made of the number of samples."""
         return node in self.numbers and (self.values[node][0] != self.values[node][1] or self.size.makes(node))
+
+    def _refuse_shared_memory(self, inputs: Mapping[fx.Node, Tensor]) -> None:
+        """Refuse to overwrite an input that is a view of another's memory: the runs have a copy of each."""
+        for node, x in inputs.items():
+            others = [other for other, y in inputs.items() if other is not node and storage_of(x) == storage_of(y)]
+            writers = self.overwriting(node, node) if others else []
+            if writers:
+                raise CollapseError(
+                    f"{self.places.name(writers[0])} overwrites a tensor that shares its memory with another that the "
+                    f"model reads: an argument or buffer that is a view of another. Make one a copy, or write it out "
+                    f"of place{user_line(writers[0])}"
+                )
 
     def _leave_autocast(self) -> None:
         """Leave the blocks that an error kept from being left."""
@@ -183,9 +197,8 @@ def _few(value: Any, of_samples: bool, size: BatchSize) -> tuple[Any, Any]:
 
 def _first(x: Tensor, size: int, batch: int) -> Tensor:
     """Some samples of a batch, over again if it has not so many."""
-    if size <= batch:
-        return x[:size].clone()
-    return x[torch.arange(size, device=x.device) % batch]
+    few = x[:size] if size <= batch else x[torch.arange(size, device=x.device) % batch]
+    return in_memory_order(few, memory_order(x)).clone()
 
 
 def random_state(devices: Iterable[torch.device]) -> list[bytes]:

@@ -16,6 +16,10 @@ _TOLERANCE = {torch.float64: 1e-9, torch.complex128: 1e-9, torch.float32: 1e-4, 
 _ROUGH = 5e-2  # bfloat16 and float16
 
 
+Scale = Callable[[Tensor], Tensor]
+"""What becomes of numbers drawn from the normal distribution."""
+
+
 def as_drawn(z: Tensor) -> Tensor:
     return z
 
@@ -35,11 +39,23 @@ def large(z: Tensor) -> Tensor:
 
 
 # A kink may lie far from zero, or two pieces meet where a sample is small.
-SCALES: tuple[Callable[[Tensor], Tensor], ...] = (as_drawn, of_many_sizes, small, large)
+SCALES: tuple[Scale, ...] = (as_drawn, of_many_sizes, small, large)
 
 
 def not_a_number(z: Tensor) -> Tensor:
     return torch.full_like(z, torch.nan)
+
+
+def infinite(z: Tensor) -> Tensor:
+    return torch.where(z > 0, torch.inf, -torch.inf)
+
+
+NOT_FINITE: tuple[Scale, ...] = (not_a_number, infinite)
+
+
+def scaling(dtype: torch.dtype | None) -> tuple[float, ...]:
+    """The sizes of cotangents to try: a kink of a backward pass may lie far from zero, too."""
+    return (1e8, 1e-8) if dtype == torch.float64 else ()
 
 
 def _shifted(k: Tensor) -> Tensor:
@@ -66,9 +82,10 @@ def mixing(number: int, of: int) -> Tensor:
 
 
 def mixed(weights: Tensor, layout: Layout, z: Tensor, like: Tensor) -> Tensor:
-    """Mixtures of samples, in the shape of `like`."""
+    """Mixtures of samples, in the shape of `like`; an infinity that all samples have stays what it is."""
     rows = layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
-    made = weights.to(rows) @ rows
+    fixed = (rows.isinf() & (rows == rows[:1])).all(0)
+    made = torch.where(fixed, rows[:1], weights.to(rows) @ rows.where(~fixed, 0.0))
     return layout.like(made if is_inexact(z) else made.round(), Form.of(z)._replace(shape=like.shape))
 
 
@@ -113,5 +130,11 @@ def close(a: Tensor, b: Tensor, scale: Tensor) -> bool:
         return torch.equal(a, b)
     if not a.numel():
         return True
-    largest = max(b.abs().max().item(), scale.abs().max().item() if scale.numel() else 0.0, 1e-30)
-    return bool((a - b).abs().max().item() <= _TOLERANCE.get(a.dtype, _ROUGH) * largest)
+    largest = max(_size(b), _size(scale), 1e-30)
+    apart = torch.where(a == b, 0, a - b)  # two infinities are no distance apart
+    return bool(apart.abs().max().item() <= _TOLERANCE.get(a.dtype, _ROUGH) * largest)
+
+
+def _size(t: Tensor) -> float:
+    """The largest of its finite values."""
+    return t.abs().where(t.isfinite(), 0).max().item() if t.numel() else 0.0

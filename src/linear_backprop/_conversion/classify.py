@@ -84,7 +84,7 @@ def classify(module: nn.Module, layers: tuple[LayerRule, ...], replaced: bool = 
     """
     if is_scripted(module):
         return Classified(Kind.LEFT_ALONE, reason=_SCRIPTED)
-    rule = next((layer for layer in layers if isinstance(module, (*layer.modules, *layer.modules_by_sample))), None)
+    rule = next((layer for layer in layers if layer.governs_module(module)), None)
     if rule is None and (advice := left_alone(row_of(module), bool(layers))) is not None:
         return Classified(Kind.LEFT_ALONE, reason=str(advice))
     return Classified(Kind.OPAQUE if replaced else _kind_of_code(module, rule), rule)

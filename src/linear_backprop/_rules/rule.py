@@ -163,6 +163,10 @@ class LayerRule(abc.ABC):
         """Every callable that the rule governs; modules are reached through the function that they call."""
         return frozenset(self.arguments)
 
+    def governs_module(self, module: nn.Module) -> bool:
+        """True if the rule governs a module."""
+        return isinstance(module, (*self.modules, *self.modules_by_sample))
+
     def governs(self, function: Function) -> bool:
         """True if the rule governs a function."""
         return function in self.arguments

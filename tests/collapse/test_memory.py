@@ -1,0 +1,72 @@
+"""Tensors that share memory, and the order in which samples lie in it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from collapse.nets import Net, assert_right, batch, pair
+from torch import Tensor, nn
+
+import linear_backprop as lb
+
+pytestmark = pytest.mark.usefixtures("in_float64")
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.view(len(x) * 2, 3).tanh().view(len(x), 6),
+        lambda x: x.view(-1, 3).tanh().reshape(-1, 6),
+        lambda x: x.view(-1).tanh().view(-1, 6),
+        lambda x: x.as_strided((len(x), 3), (6, 2)).repeat(1, 2),
+        lambda x: torch.ops.aten._unsafe_view(x, [len(x), 2, 3]).flatten(1),
+        lambda x: x.unfold(1, 3, 1).flatten(1)[:, :6],
+    ],
+)
+def test_views_of_the_input_are_those_that_the_model_takes(view: Callable[[Tensor], Tensor]):
+    assert_right(lambda s, x: s.o(torch.relu(s.b(torch.tanh(s.a(view(x)))))))
+
+
+@pytest.mark.parametrize("first", [20, 2])
+def test_inputs_keep_the_order_of_their_dimensions_in_memory(first: int):
+    def body(s: Net, x: Tensor) -> Tensor:  # (N, time, features) of which time lies first
+        steps = x.transpose(0, 1).view(-1, 6)
+        return s.o(torch.relu(s.a(steps)).view(4, len(x), 8).mean(0))
+
+    def step(run: nn.Module, model: Net) -> None:
+        for n in (first, 20):
+            run(torch.randn(4, n, 6).transpose(0, 1)).square().mean().backward()
+
+    assert_right(body, step)
+
+
+def test_an_overwritten_argument_that_is_a_view_of_another_is_refused():
+    class TwoArguments(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor, v: Tensor) -> Tensor:
+            h = torch.relu(self.a(torch.cat([v, v], 1)))
+            x.add_(1)
+            return self.o(h)
+
+    x = batch()
+    with pytest.raises(lb.CollapseError, match="shares its memory with another"):
+        lb.collapse(TwoArguments(), always=True)(x, x[:, :3])
+    lb.collapse(TwoArguments(), always=True)(batch(), batch()[:, :3]).sum().backward()
+
+
+@pytest.mark.parametrize("register", [nn.Module.register_buffer, nn.Module.__setattr__])
+def test_an_overwritten_buffer_that_has_views_is_refused(register: Callable[[nn.Module, str, Tensor], None]):
+    def body(s: Net, x: Tensor) -> Tensor:
+        h = torch.relu(s.a(x - s.mean))
+        with torch.no_grad():
+            s.statistics.lerp_(torch.ones(2, 6), 0.5)
+        return s.o(h)
+
+    model, _ = pair(body)
+    register(model, "statistics", torch.rand(2, 6))
+    register(model, "mean", model.statistics[0])
+    with pytest.raises(lb.CollapseError, match="shares its memory with another"):
+        lb.collapse(model, always=True)(batch())
