@@ -96,9 +96,11 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def is_of_pytorch(function: Any) -> bool:
-    """Whether an operator of the dispatcher is PyTorch's own, and not one of `torch.library.custom_op`."""
-    operators = torch._ops.OpOverload, torch._ops.OpOverloadPacket
-    return not isinstance(function, operators) or str(function).split(".")[0] in ("aten", "prim", "prims")
+    """Whether what a graph calls is PyTorch's own, or Python's, and no `torch.library.custom_op` or the like."""
+    if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return str(function).split(".")[0] in ("aten", "prim", "prims")
+    module = getattr(function, "__module__", None) or "torch"
+    return module.split(".")[0] in ("torch", "_operator", "builtins", "math")
 
 
 def is_transform(function: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from .._torch import version_of
+from .._torch import is_of_pytorch, version_of
 from .graph import tensors_of
 from .layout import Form, Layout, in_memory_order, memory_order
 from .values import Scale, copied, is_inexact, strided
@@ -80,7 +80,9 @@ class Experiment:
             if arg not in trace.carries:
                 constants = tree_map_only(Tensor, self._constant, first)
                 self.others[arg] = (constants, constants) if first is second else (first, second)
-        self._learned = [arg for arg in self.others if any(t.requires_grad for t in tensors_of(self.values[arg]))]
+        own = not is_of_pytorch(node.target)  # PyTorch's own gradients are derivatives
+        learned = [arg for arg in self.others if any(t.requires_grad for t in tensors_of(self.values[arg]))]
+        self._learned = learned if own else []
 
     def results(self, which: int, scale: Scale) -> tuple[list[Tensor], list[Layout | None]]:
         """What the operation makes of random samples (0) or of their mixtures (1); and what it overwrites of them."""

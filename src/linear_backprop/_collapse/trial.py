@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from .._torch import is_of_pytorch
 from .experiment import Experiment, Operation, Run
 from .graph import tensors_of
 from .layout import Layout
@@ -92,7 +93,7 @@ class Trial:
             runs.append(run)
         if not all(_have_equal_gradients(run, runs[0]) for run in runs):
             return "its backward pass depends on the sample"
-        if not self._is_linear_backward(runs[0]):
+        if not is_of_pytorch(self.node.target) and not self._is_linear_backward(runs[0]):
             return _OWN_BACKWARD
         if not all(self._keeps(scale, *runs[:2]) for scale in NOT_FINITE):
             return "it replaces what is infinite or not a number, which is all that is combined with it"
