@@ -14,7 +14,7 @@ from .._catalogue.activations import ARITHMETIC
 from .._errors import ConversionError
 from .._rules.rule import BackwardRule, LayerRule
 from .._torch import Function, is_recorded
-from .classify import Classified, Found, Kind, classify_function, classify_scripted
+from .classify import Classified, Found, Kind, classify_function, classify_unreachable
 
 NOT_SELECTED = "not selected by `where`"
 NOT_RECORDED = (
@@ -78,7 +78,7 @@ class Report:
                 self._add(each.path, type(each.module).__name__, each.classified, each.selected)
             elif each.kind is Kind.OPAQUE:
                 self.expects_calls |= each.selected
-                for what, classified in classify_scripted(type(each.module)):
+                for what, classified in classify_unreachable(each.module):
                     self._add(each.path, what, classified, each.selected)
 
     @property
@@ -118,8 +118,8 @@ class Report:
         """Note at the calls listed for a module that it does arithmetic, too."""
         self._with_arithmetic.add(path)
         for key, site in self._sites.items():
-            if site.path == path and site.changed:
-                self._sites[key] = replace(site, note=self._note(path))
+            if site.changed and self._is_with_arithmetic(site.path):
+                self._sites[key] = replace(site, note=self._note(site.path))
 
     def require_a_change(self, subject: str, model: nn.Module) -> None:
         """Raise if the conversion changed nothing.
@@ -151,7 +151,11 @@ class Report:
         """What the rule does not reach in a module that follows it."""
         runs = sorted(self._runs.get(path, ()))
         single = f"run{'s' * (len(runs) > 1)} {', '.join(map(str, runs))} alone" if runs else ""
-        return "; ".join(note for note in (single, ALONE if path in self._with_arithmetic else "") if note)
+        return "; ".join(note for note in (single, ALONE if self._is_with_arithmetic(path) else "") if note)
+
+    def _is_with_arithmetic(self, path: str) -> bool:
+        """True for a module that does arithmetic, and for the activations below it."""
+        return not self._with_arithmetic.isdisjoint((path, path.rpartition(".")[0]))
 
 
 class Conversion:

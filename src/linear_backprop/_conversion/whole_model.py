@@ -26,6 +26,8 @@ class OuterPatch(Patch):
     def __init__(self, model: nn.Module, patches: Patches) -> None:
         self.inner = patches.take_out(model) or patch_of(model)
         super().__init__(model, "", patches, selected=True)
+        if self.inner is not None:
+            self.mode = self.inner.mode  # that of a generator, too
 
     def entries(self) -> dict[str, Callable[..., Any]]:
         """Those of the inner patch, and this one's own in the place of its `forward`."""
