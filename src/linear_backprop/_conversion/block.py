@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .._call import Call
-from .._catalogue.activations import FORMS, UNCATALOGUED
+from .._catalogue.activations import ARITHMETIC, FORMS, UNCATALOGUED
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
@@ -33,7 +33,7 @@ class RuleMode(TorchFunctionMode):
         observe: Told of every function called whose backward pass is decided here.
         withheld: Further rules of layers that are not to govern here, whatever lies further out. The library's own
             never do unless they are among `layers`.
-        noticed: Further functions that `observe` is told of.
+        notices_arithmetic: True if `observe` is told of arithmetic, too.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class RuleMode(TorchFunctionMode):
         layers: tuple[LayerRule, ...] = (),
         observe: Observer | None = None,
         withheld: tuple[LayerRule, ...] = (),
-        noticed: frozenset[Function] = frozenset(),
+        notices_arithmetic: bool = False,
     ) -> None:
         super().__init__()
         self.rule = rule
         self.layers = layers
         self.observe = observe
         self.withheld = withheld
-        self.noticed = noticed
+        self.notices_arithmetic = notices_arithmetic
 
     def __torch_function__(
         self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -57,7 +57,7 @@ class RuleMode(TorchFunctionMode):
         """Run `func`, under its rule if it has one."""
         layer, compiling = rule_for(func, self.layers), torch.compiler.is_compiling()
         if layer is None and func not in FORMS and not self._keeps(func):
-            if self.noticed and not compiling and func in self.noticed and self.observe is not None:
+            if self.notices_arithmetic and not compiling and func in ARITHMETIC and self.observe is not None:
                 self.observe(func)
             return func(*args, **(kwargs or {}))
         call = Call(func, args, kwargs or {})

@@ -97,7 +97,7 @@ def convert(
     except BaseException:
         remove_all(patches.placed)
         raise
-    return Conversion(report, undo=partial(remove_all, patches.placed))
+    return Conversion(report, partial(remove_all, patches.placed), partial(patches.why_not_in_force, model))
 
 
 def _list_call(report: Report, opaque: frozenset[str], path: str, function: Function) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from .._call import Call
-from .._catalogue.activations import ARITHMETIC
 from .._errors import ConversionError
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule, ModelRule
@@ -24,7 +24,7 @@ from .classify import may_be_an_activation
 from .entries import Entry, ForwardEntry, entry_of
 from .methods import Unbound, own_methods
 from .run_call import run_activation
-from .travelling import has_plain_state, state_to_travel
+from .travelling import deep_copy_of_traced, refuse_to_pickle, state_to_travel
 
 
 class Patches:
@@ -53,6 +53,16 @@ class Patches:
         """Let a patch take its module's place."""
         patch.put()
         self.placed.append(patch)
+
+    def why_not_in_force(self, model: nn.Module, path: str) -> str:
+        """Why the rule does not decide for a module of the model that it was put on; empty where it does."""
+        if not self.placed:
+            return ""  # removed: as it was
+        module = dict(model.named_modules()).get(path)
+        patches = [patch for patch in self.placed if patch.module is module]
+        if not patches:
+            return "another module has taken its place"
+        return "" if any(patch.is_in_force() for patch in patches) else "a later conversion decides"
 
     def take_out(self, module: nn.Module) -> Patch | None:
         """Remove the patch of one module; None if there is none."""
@@ -116,9 +126,9 @@ class Patch:
     def entries(self) -> dict[str, Callable[..., Any]]:
         """What the module's instance gets: an entry for each way into its code."""
         methods = () if isinstance(self.rule, ModelRule) or self.observer is None else own_methods(type(self.module))
-        copied = {"__getstate__": self.state_to_travel} if has_plain_state(type(self.module)) else {}
+        traced = {"__deepcopy__": self.copy_deeply, "__reduce_ex__": refuse_to_pickle}
         return {
-            **copied,
+            **(traced if isinstance(self.module, GraphModule) else {"__getstate__": self.state_to_travel}),
             **{name: Entry(self, name) for name in methods},
             "_replicate_for_data_parallel": self.replicate,
             "forward": ForwardEntry(self),
@@ -137,6 +147,21 @@ class Patch:
         before = self._before.get("forward")
         return before.patch if isinstance(before, ForwardEntry) else None
 
+    @property
+    def inside(self) -> tuple[Patch, ...]:
+        """The patches that this one runs."""
+        return ()
+
+    def is_in_force(self) -> bool:
+        """True unless a later conversion decides for the module."""
+        running = [patch for patch in (patch_of(self.module),) if patch is not None]
+        while running:
+            patch = running.pop()
+            if patch is self:
+                return True
+            running += patch.inside
+        return False
+
     def remove(self) -> None:
         """Give the module back what it had."""
         attributes = vars(self.module)
@@ -150,9 +175,13 @@ class Patch:
         vars(replica).update(self.of(replica).entries())
         return replica
 
-    def state_to_travel(self) -> dict[str, Any]:
+    def state_to_travel(self) -> Any:
         """What a copy of the module is made of."""
         return state_to_travel(self.module, self._names)
+
+    def copy_deeply(self, memo: dict[int, Any]) -> nn.Module:
+        """A deep copy of the module, if it is a traced one."""
+        return deep_copy_of_traced(self.module, self._names, memo)
 
     def of(self, module: nn.Module) -> Patch:
         """The same patch of another module."""
@@ -188,8 +217,10 @@ class Patch:
 
     def _mode(self) -> RuleMode:
         observe = None if self.observer is None else self.observe
-        noticed = ARITHMETIC if observe is not None and may_be_an_activation(self.module) else frozenset[Function]()
-        return RuleMode(self.rule, self.layers, observe=observe, noticed=noticed, withheld=self.patches.layers)
+        notices = observe is not None and may_be_an_activation(self.module)
+        return RuleMode(
+            self.rule, self.layers, observe=observe, notices_arithmetic=notices, withheld=self.patches.layers
+        )
 
     def _is_innermost(self) -> bool:
         modes = function_modes()

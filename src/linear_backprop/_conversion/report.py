@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -80,6 +80,9 @@ class Report:
                 self.expects_calls |= each.selected
                 for what, classified in classify_unreachable(each.module):
                     self._add(each.path, what, classified, each.selected)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_settled": set()}  # some of PyTorch's functions cannot be pickled
 
     @property
     def sites(self) -> list[Site]:
@@ -159,33 +162,50 @@ class Report:
 
 
 class Conversion:
-    """The report of what `convert` did, and the means to undo it.
+    """The report of what `convert` did, as far as it is still in force, and the means to undo it.
 
     Modules are listed at once. Activations that a module's own code calls (`F.relu(x)`) are listed
     once they have run, compiled code excepted: they follow the rule all the same. What runs where autograd records
     nothing is listed as left alone, until it runs where something is recorded.
+
+    Args:
+        report: What was found.
+        undo: Removes it.
+        why_not: Given a path, the reason why it no longer decides for the module there; empty where it does.
 
     Attributes:
         rule: The rule the changed activations follow.
         layers: The rules of layers.
     """
 
-    def __init__(self, report: Report, undo: Callable[[], None]) -> None:
+    def __init__(self, report: Report, undo: Callable[[], None], why_not: Callable[[str], str]) -> None:
         self.rule = report.rule
         self.layers = report.layers
         self._report = report
         self._undo = undo
+        self._why_not = why_not
         self._removed = False
 
     @property
     def changed(self) -> list[Site]:
         """The activations, and layers, that follow a rule."""
-        return self._report.changed
+        return [site for site in self._sites if site.changed]
 
     @property
     def unchanged(self) -> list[Site]:
         """The non-linearities that do not, each with the reason."""
-        return self._report.unchanged
+        return [site for site in self._sites if not site.changed]
+
+    @property
+    def _sites(self) -> list[Site]:
+        sites = self._report.sites
+        overruled = {path: reason for path in {site.path for site in sites} if (reason := self._why_not(path))}
+        return [
+            replace(site, changed=False, reason=overruled[site.path], rule=None, note="")
+            if site.changed and site.path in overruled
+            else site
+            for site in sites
+        ]
 
     def remove(self) -> None:
         """Make the model exactly what it was; nothing is done the second time.
@@ -206,7 +226,7 @@ class Conversion:
 
     def __str__(self) -> str:
         rows = [("path", "activation or layer" if self.layers else "activation", "backward pass")]
-        for site in self._report.sites:
+        for site in self._sites:
             rows.append((site.path or "(model)", site.what, site.backward_pass))
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"{path:<{widths[0]}}  {what:<{widths[1]}}  {how}" for path, what, how in rows]

@@ -41,6 +41,11 @@ class CountedPatch(OuterPatch):
         """Those of `forward` alone: a run is a run of it."""
         return Patch.entries(self)
 
+    @property
+    def inside(self) -> tuple[Patch, ...]:
+        """The patches of either kind of runs."""
+        return (*super().inside, self.otherwise)
+
     def of(self, module: nn.Module) -> CountedPatch:
         """The same patch of another module."""
         patch = super().of(module)

@@ -33,6 +33,11 @@ class OuterPatch(Patch):
         """Those of the inner patch, and this one's own in the place of its `forward`."""
         return {**(self.inner.entries() if self.inner else {}), **super().entries()}
 
+    @property
+    def inside(self) -> tuple[Patch, ...]:
+        """The patch that it is around, if there is one."""
+        return () if self.inner is None else (self.inner,)
+
     def of(self, module: nn.Module) -> OuterPatch:
         """The same patch of another module."""
         patch = copy.copy(self)
