@@ -14,7 +14,6 @@ from linear_backprop._catalogue.activations import FORMS
 
 _BY_NAME: dict[str, tuple[Any, ...]] = {
     "prelu": (torch.tensor([0.25], dtype=torch.float64),),
-    "prelu_kernel": (torch.tensor([0.25], dtype=torch.float64),),
     "threshold": (0.1, 20.0),
     "clamp": (-0.6, 0.8),
     "clip": (-0.6, 0.8),

@@ -75,7 +75,6 @@ CATALOGUE: tuple[Activation, ...] = (
 _ALIASES = {
     "trunc": ("fix",),
     "sign": ("sgn",),
-    "prelu": ("_prelu_kernel",),
     "logsigmoid": ("log_sigmoid",),
     "sigmoid": ("expit",),
     "clamp": ("clamp_min", "clamp_max", "clip"),
@@ -157,6 +156,7 @@ UNCATALOGUED: frozenset[Function] = frozenset(
         *("arcsin", "arccos", "arctan", "arcsinh", "arccosh", "arctanh"),
         *("erf", "erfc", "erfinv", "ndtr", "log_ndtr", "exp", "exp2", "expm1", "log1p", "logit", "logaddexp"),
         *("abs", "absolute", "square", "frac", "rrelu_with_noise", "rrelu_with_noise_functional"),
+        "_prelu_kernel",
     )
     for form in (name, f"{name}_")
     for function in functions_named(form)
