@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import linear_backprop as lb
+from linear_backprop._conversion.recomputation import _watching
 
 CHANGED = "call backward\\(\\) before convert\\(\\), before remove\\(\\) and before the end of"
 both_forms = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
@@ -127,6 +128,14 @@ def test_a_first_run_that_fails_or_records_nothing_leaves_nothing_behind(reentra
         loss = checkpoint(net.below, data(), use_reentrant=reentrant)
         net(data())
     assert gradients(net, loss)
+
+
+@both_forms
+def test_models_that_are_not_converted_leave_nothing_behind_either(reentrant: bool):
+    net = Net()
+    for _ in range(5):
+        gradients(net, checkpoint(net, data(), use_reentrant=reentrant))
+    assert len(_watching.first_runs) <= 1
 
 
 @both_forms

@@ -45,9 +45,13 @@ def ran(entry: Entry) -> None:
 
 def is_checkpointed() -> bool:
     """True inside a function that activation checkpointing runs twice."""
+    _forget_what_is_over()
+    return bool(_watching.first_runs or _watching.again)
+
+
+def _forget_what_is_over() -> None:
     if _watching.first_runs:
         _watching.first_runs = [each for each in _watching.first_runs if each[0]()]
-    return bool(_watching.first_runs or _watching.again)
 
 
 class Checkpointed:
@@ -63,6 +67,7 @@ class Checkpointed:
         self.modes = [mode for mode in function_modes() if isinstance(mode, RuleMode)]
         self.passes = snapshot()
         self.entries: set[Entry] = set()
+        _forget_what_is_over()  # where nothing is converted, nobody else does
         _watching.first_runs.append((is_first_run, self.entries.add))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
