@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .._rules.rule import ModelRule
 from .._torch import Function
 from .coroutines import under_whenever_it_runs
 from .methods import Unbound
@@ -29,7 +30,7 @@ class Entry:
 
     Attributes:
         own: What the user set in the method's place on the instance; None if nothing.
-        waits: True for a generator or a coroutine, which runs whenever it is asked to go on.
+        waits: True for a generator or a coroutine under the rule, which runs whenever it is asked to go on.
     """
 
     def __init__(self, patch: Patch, name: str) -> None:
@@ -38,7 +39,8 @@ class Entry:
         self.own: Any = before.own if isinstance(before, Entry) else before
         self.unbound = Unbound(type(patch.module), name)
         self.__name__ = name
-        self.waits = any(is_kind(self.function) for is_kind in _WAITING)
+        ruled_here = not isinstance(patch.rule, ModelRule)
+        self.waits = ruled_here and any(is_kind(self.function) for is_kind in _WAITING)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The method's own result; once the conversion is removed, that of whatever the module has there now."""
