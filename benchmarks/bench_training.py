@@ -5,9 +5,9 @@
 Both train the same VGG19 with batch normalization and tanh for one epoch on the same images, with crops, flips and
 vanilla SGD, batches of 128. The usual way is a `DataLoader` over a data set that augments and normalizes one image at a
 time on the CPU, then an eager step in float32. The lab's loop keeps the images as bytes on the device and augments them
-there in batches, channels last; with `--fast` also in bfloat16 and compiled. Its time includes its metrics, its
-checkpoint and its record, as they come with it; an untimed epoch comes first on both sides. The ratio is of the medians
-of the rounds, in which the two sides take turns.
+there in batches, channels last; with `--fast` also under autocast to bfloat16 and compiled. Its time includes its
+metrics, its checkpoint and its record, as they come with it; an untimed epoch comes first on both sides. The ratio is
+of the medians of the rounds, in which the two sides take turns.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2560)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
-    parser.add_argument("--fast", action="store_true", help="the lab's loop in bfloat16, compiled")
+    parser.add_argument("--fast", action="store_true", help="the lab's loop under autocast to bfloat16, compiled")
     arguments = parser.parse_args()
 
     data = made_up(arguments.images)
@@ -110,7 +110,7 @@ def main() -> None:
     }
     taken = medians(sides, arguments.rounds)
     print(f"{where_and_when()}\n")
-    mode = "bfloat16, compiled" if arguments.fast else "float32, eager"
+    mode = "autocast to bfloat16, compiled" if arguments.fast else "float32, eager"
     print(
         f"VGG19 with batch normalization, width {arguments.width:g}, {arguments.images} images an epoch, "
         f"{arguments.workers} workers, the lab's in {mode}, median of {arguments.rounds} rounds\n"

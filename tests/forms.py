@@ -34,7 +34,7 @@ class Case:
 
     @property
     def in_place(self) -> bool:
-        return self.label.removesuffix(".default").endswith("_") or dict(self.keywords).get("inplace", False)
+        return self.label.split(".")[1].endswith("_") or dict(self.keywords).get("inplace", False)
 
     def run(self, function: Callable[..., Any], x: Tensor) -> Tensor:
         arguments = (a.to(x.dtype) if isinstance(a, Tensor) else a for a in self.arguments)
@@ -59,9 +59,13 @@ def _cases() -> list[Case]:
     cases = []
     for function, form in FORMS.items():
         called = function.__name__.removeprefix("_")
-        arguments = _BY_NAME.get(called.removesuffix(".default").removesuffix("_"), ())
+        name, _, overload = called.partition(".")
+        arguments = _BY_NAME.get(name.removesuffix("_"), ())
+        if overload == "Tensor":
+            arguments = tuple(torch.tensor(value, dtype=torch.float64) for value in arguments)
+        keywords = (("decimals", 0),) if overload == "decimals" else ()
         label = f"{_owner(function)}.{called}"
-        cases.append(Case(form.activation.name, label, function, arguments))
+        cases.append(Case(form.activation.name, label, function, arguments, keywords))
         if form.inplace_position is not None:
             cases.append(Case(form.activation.name, f"{label}(inplace)", function, arguments, (("inplace", True),)))
     cases.append(Case("gelu", "F.gelu(tanh)", nn.functional.gelu, (), (("approximate", "tanh"),)))

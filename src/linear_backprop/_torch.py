@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -30,6 +31,28 @@ Function = Callable[..., Any]
 # The namespaces of PyTorch's kernels, by which `torch` and `torch.nn.functional` reach them.
 KernelPacket = torch._ops.OpOverloadPacket
 KERNELS: tuple[Any, ...] = (torch._C._nn, torch.ops.aten)  # pyright: ignore
+
+
+def overloads_of(packet: Any) -> list[Function]:
+    """The kernels of one name that take a tensor, but for those that write into an argument `out`."""
+    kernels = [getattr(packet, name) for name in packet.overloads()]
+    return [kernel for kernel in kernels if _takes_a_tensor(kernel._schema.arguments)]
+
+
+def _takes_a_tensor(arguments: Sequence[Any]) -> bool:
+    return bool(arguments) and str(arguments[0].type) == "Tensor" and not any(each.is_out for each in arguments)
+
+
+def is_custom_operator(function: Any) -> bool:
+    """True for an operator of another library than PyTorch's own, as `torch.library` registers them."""
+    if isinstance(function, KernelPacket):
+        name = function._qualified_op_name
+    elif isinstance(function, torch._ops.OpOverload):
+        name = function.namespace
+    else:
+        return False
+    return not name.startswith(("_", "c10d", "fsdp", "symm_mem", "aten", "prim"))
+
 
 # A context in which no `backward_rule` block, nor any other torch function mode, sees what is called.
 unseen_by_modes = torch._C.DisableTorchFunction
@@ -103,6 +126,11 @@ def is_of_pytorch(function: Any) -> bool:
     return module.split(".")[0] in ("torch", "_operator", "builtins", "math")
 
 
+def unwrapped_if_dead(tensor: Tensor) -> Tensor:
+    """A tensor without the wrapper of a `torch.func` transform that has ended."""
+    return torch._C._functorch.unwrap_if_dead(tensor)  # pyright: ignore
+
+
 def is_transform(function: Any) -> bool:
     """Whether a function belongs to the machinery of `torch.func`."""
     return str(getattr(function, "__module__", "")).startswith(("torch._C._functorch", "torch._functorch"))
@@ -138,32 +166,43 @@ def is_recorded() -> bool:
     return torch.is_grad_enabled() or transforms_active() or _checkpointed.get()
 
 
-def wrap_recomputed(wrap: Callable[[Function], Function]) -> None:
+def wrap_recomputed(wrap: Callable[[Function, Callable[[], bool]], Function]) -> None:
     """Let `wrap` take whatever `torch.utils.checkpoint` is going to run again, before it runs for the first time.
 
     PyTorch offers no other place where both forms of checkpointing can be told of the blocks around them, a
     `context_fn` by the caller excepted.
+
+    Args:
+        wrap: Given the function, and what is true as long as its first run is under way.
     """
     _wrap_reentrant(wrap)
     initialize = _CheckpointFrame.__init__
 
     @functools.wraps(initialize)
     def initialize_wrapped(self: _CheckpointFrame, recompute_fn: Function, *args: Any, **kwargs: Any) -> None:
-        initialize(self, wrap(recompute_fn), *args, **kwargs)
+        this = weakref.ref(self)  # gone where nothing is recorded, or the first run has failed
+
+        def is_first_run() -> bool:
+            frame = this()
+            return frame is not None and not frame.forward_completed
+
+        initialize(self, wrap(recompute_fn, is_first_run), *args, **kwargs)
 
     _CheckpointFrame.__init__ = initialize_wrapped
 
 
-def _wrap_reentrant(wrap: Callable[[Function], Function]) -> None:
+def _wrap_reentrant(wrap: Callable[[Function, Callable[[], bool]], Function]) -> None:
     forward = CheckpointFunction.forward
 
     @functools.wraps(forward)
     def forward_wrapped(ctx: Any, *args: Any) -> Any:
-        again = wrap(args[0])
+        under_way = True
+        again = wrap(args[0], lambda: under_way)
         token = _checkpointed.set(True)
         try:
             outputs = forward(ctx, *args)
         finally:
+            under_way = False
             _checkpointed.reset(token)
         ctx.run_function = again
         return outputs

@@ -18,7 +18,7 @@ from linear_backprop.diagnostics import collapse_error, gradient_alignment
 from linear_backprop_lab._help import Command, Group
 from linear_backprop_lab._own_model import OwnModelError, collapsible, converted, loss, own_model
 from linear_backprop_lab._tables import alignment_table, experiments_table, layer_rules_table, rules_table, runs_table
-from linear_backprop_lab.data import DataError, load_images
+from linear_backprop_lab.data import DataError, cifar10_folder, load_images
 from linear_backprop_lab.records import RunError, listing, require_writable
 from linear_backprop_lab.report import ReportError, check_report_path, write_report
 from linear_backprop_lab.studies import (
@@ -193,6 +193,8 @@ def reproduce(
         check_report_path(report)
         chosen_engine = choose_engine(engine, workers, address, gpus_per_run)
         wanted = [Only.parse(setting) for setting in only or ()]
+    if data is not None:
+        cifar10_folder(data.expanduser())
     require_writable(runs, "--runs")
     require_writable(report.parent, "--report")
     settings = (chosen, runs.resolve(), scale, data, not offline and _can_download(chosen, data))

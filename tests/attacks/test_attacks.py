@@ -254,6 +254,21 @@ def test_images_keep_their_precision(dtype: torch.dtype):
     assert got.dtype == dtype and got.min() >= 0 and got.max() <= 1
 
 
+def test_momentum_in_float16_is_that_of_float32():
+    """A gradient on one pixel of many is as large as their number, which float16 cannot hold."""
+
+    class OnePixel(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            z = x[:, 0, 0, 0] - 0.5
+            return torch.stack([z * z, 0 * z], 1)
+
+    x, y = torch.full((1, 3, 200, 200), 0.5, dtype=torch.float16), torch.zeros(1, dtype=torch.long)
+    x[..., 0, 0] = 0.49
+    got, expected = (IterativeFGSM(OnePixel().eval(), EPS, ALPHA, 6, momentum=1.0)(z, y) for z in (x, x.float()))
+    torch.testing.assert_close(got.float(), expected, rtol=0, atol=2e-3)  # two steps of float16 at 0.5 are 1e-3
+    assert (got - x).abs().max() > ALPHA / 2
+
+
 def test_rule_none_follows_the_conversion_that_the_model_is_under():
     model, (x, y) = vgg(), images()
     expected = LinBP(model, EPS, ALPHA, 4, after="features.3")(x, y)

@@ -189,7 +189,7 @@ class Attending(nn.Module):
         ("layer_norm", r"layer_norm \(its statistics are of the sample"),
         ("glu", r"glu \(multiplies one half"),
         ("product", "a product of activations, one written out in arithmetic"),
-        ("gru", r"a fused recurrent kernel \(its activations cannot be reached"),
+        ("gru", r"gru \(a fused recurrent kernel: its activations cannot be reached"),
     ],
 )
 def test_what_keeps_its_own_gradient_is_named_once(kind: str, message: str):

@@ -67,6 +67,17 @@ def test_what_keeps_its_own_gradient_is_named_once(ours, theirs):
 
 
 @by_method
+@pytest.mark.parametrize("function", [torch.sin, torch.exp, lambda x: nn.LSTMCell(4, 4)(x)[0]])
+def test_so_is_what_no_rule_is_for(ours, theirs, function):
+    class Bent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(function(x))
+
+    with pytest.warns(UserWarning, match=r"kept its own gradient: (sin|exp|lstm_cell) \("):
+        ours(Bent()).attribute(torch.randn(3, 4), target=0)
+
+
+@by_method
 def test_tuples_and_further_arguments(ours, theirs):
     class Two(nn.Module):
         def forward(self, x: Tensor, y: Tensor, scale: float) -> Tensor:

@@ -83,7 +83,8 @@ def test_cotangent_is_the_reference_s(case: Case, rule: lb.BackwardRule):
     # float64 on both sides: a few roundings apart, exp and erf of two libraries included.
     np.testing.assert_allclose(h.detach().numpy(), f(a), rtol=1e-12, atol=1e-14)
     expected = g.numpy() * forms.factor(rule, case.name)(a)
-    np.testing.assert_allclose(got.numpy(), expected, rtol=tolerance(case.name), atol=1e-13)
+    # `force`: the gradient of `sgn` is a tensor of zeros without memory.
+    np.testing.assert_allclose(got.numpy(force=True), expected, rtol=tolerance(case.name), atol=1e-13)
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=lambda case: case.label)

@@ -141,6 +141,21 @@ def test_a_partial_passes_gradients_to_what_it_holds():
     assert slope.grad is not None and slope.grad.tolist() == [-2.0]
 
 
+@pytest.mark.parametrize("rest", [(), (torch.tensor([2.0, 4.0]),)], ids=["alone", "with further arguments"])
+def test_it_does_so_to_what_it_holds_in_front_of_the_pre_activation(rest: tuple[torch.Tensor, ...]):
+    def scaled(p: torch.Tensor, z: torch.Tensor, q: torch.Tensor | float = 1.0) -> torch.Tensor:
+        return q * p * z.tanh()
+
+    p, z = torch.tensor([0.5], requires_grad=True), torch.tensor([-2.0, 3.0], requires_grad=True)
+    h = lb.with_rule(partial(scaled, p))(z, *rest)
+    assert torch.equal(h, scaled(p, z, *rest))
+    h.sum().backward()
+    factor = rest[0] if rest else 1.0
+    assert torch.equal(p.grad, (factor * z.tanh()).sum()[None]) and torch.equal(z.grad, torch.ones(2))
+    with pytest.raises(lb.LinearBackpropError, match="its first positional argument"):
+        lb.with_rule(partial(scaled, p))(input=z)
+
+
 @by_rule
 def test_a_user_s_function_that_overwrites_its_input_is_refused(rule: lb.BackwardRule):
     def halve(z: torch.Tensor) -> torch.Tensor:

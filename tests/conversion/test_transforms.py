@@ -8,7 +8,7 @@ import pytest
 import torch
 from forms import CASES, RULES
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -286,6 +286,18 @@ def test_export_keeps_the_forward_pass_and_drops_the_rule(x: Tensor):
         {n: g for (n, _), g in zip(exported.named_parameters(), got, strict=True)},
         {n: g for (n, _), g in zip(model.named_parameters(), exact, strict=True)},
     )
+
+
+@pytest.mark.parametrize("function", [torch.nn.functional.silu, torch.sin, torch.tanh])
+@by_rule
+def test_a_pullback_that_is_called_after_its_transform(rule: lb.BackwardRule, function):
+    ruled, x = lb.with_rule(function, rule), torch.randn(4, 6, dtype=torch.float64)
+    if isinstance(rule, lb.MeanLinear | lb.Renormalized):
+        x = x[:, None]  # a batch of one
+    g = torch.ones_like(x[0])
+    got = vmap(lambda each: vjp(ruled, each)[1](g)[0])(x)
+    leaves = [each.clone().requires_grad_() for each in x]
+    torch.testing.assert_close(got, torch.stack([torch.autograd.grad(ruled(each), each, g)[0] for each in leaves]))
 
 
 @by_rule

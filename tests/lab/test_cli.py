@@ -131,6 +131,12 @@ def test_only_runs_with_a_setting_are_made(linear_backprop, two_runs, tmp_path):
     assert 'no run has rule="Clipped()"; there are "Exact()", "Linear()"' in printed.replace("│ ", "")
 
 
+def test_a_folder_of_data_that_is_wrong_leaves_nothing_behind(linear_backprop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert linear_backprop("reproduce", "images", "--data", "nowhere")[0] == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [

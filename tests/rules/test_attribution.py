@@ -116,3 +116,12 @@ def test_zennit_s_activation_rules_are_ours(rule: lb.BackwardRule, theirs):
     with lb.convert(model, rule):
         (got,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
     torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-15)
+
+
+def test_rescale_in_batches_of_cotangents():
+    a = torch.tensor([[3.0, -2.0], [1.0, 0.5], [-1.0, 2.0], [1.0, 1.5]], dtype=torch.float64, requires_grad=True)
+    cotangents = torch.randn(5, 4, 2, dtype=torch.float64)
+    h = lb.with_rule(F.silu, lb.Rescale())(a)
+    (together,) = torch.autograd.grad(h, a, cotangents, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(h, a, g, retain_graph=True)[0] for g in cotangents]
+    assert torch.equal(together, torch.stack(one_by_one))

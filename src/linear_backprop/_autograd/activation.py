@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule, Elementwise
-from .._torch import autocast_of, transforms_active, unseen_by_modes
+from .._torch import autocast_of, transforms_active, unseen_by_modes, unwrapped_if_dead
 
 
 def activate(f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
@@ -151,6 +151,8 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     no_parameters = (None,) * ctx.parameter_count
     # Read outside the guard: under activation checkpointing, this runs the model's forward pass again.
     a, *parameters = ctx.saved_tensors if ctx.saved else (None,)
+    if a is not None and transforms_active():  # a pullback may be called after the `vjp` that made it
+        a, *parameters = (unwrapped_if_dead(tensor) for tensor in (a, *parameters))
     # `torch.compile` traces the backward pass inside the `backward_rule` block that it sees around the forward pass.
     with unseen_by_modes():
         if not ctx.saved:

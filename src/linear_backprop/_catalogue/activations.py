@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .._call import Call
 from .._errors import LinearBackpropError
-from .._torch import KERNELS, Function, KernelPacket
+from .._torch import KERNELS, Function, KernelPacket, overloads_of
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ CATALOGUE: tuple[Activation, ...] = (
 # Other names of the same functions.
 _ALIASES = {
     "trunc": ("fix",),
+    "sign": ("sgn",),
     "logsigmoid": ("log_sigmoid",),
     "sigmoid": ("expit",),
     "clamp": ("clamp_min", "clamp_max", "clip"),
@@ -111,8 +112,8 @@ def functions_named(name: str) -> Iterator[Function]:
         function = getattr(owner, name, None)
         if callable(function):
             yield function
-            if isinstance(function, KernelPacket) and "default" in function.overloads():
-                yield function.default
+            if isinstance(function, KernelPacket):
+                yield from overloads_of(function)
 
 
 def _position(function: Function, argument: str) -> int | None:
@@ -150,7 +151,13 @@ MODULES: dict[type[nn.Module], Activation] = {a.module: a for a in CATALOGUE if 
 
 UNCATALOGUED: frozenset[Function] = frozenset(
     function
-    for name in ("sin", "cos", "tan", "sinc", "atan", "asinh", "erf", "erfc", "exp", "expm1", "abs", "square", "frac")
+    for name in (
+        *("sin", "cos", "tan", "sinc", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh"),
+        *("arcsin", "arccos", "arctan", "arcsinh", "arccosh", "arctanh"),
+        *("erf", "erfc", "erfinv", "ndtr", "log_ndtr", "exp", "exp2", "expm1", "log1p", "logit", "logaddexp"),
+        *("abs", "absolute", "square", "frac", "rrelu_with_noise", "rrelu_with_noise_functional"),
+        "_prelu_kernel",
+    )
     for form in (name, f"{name}_")
     for function in functions_named(form)
 )
@@ -163,7 +170,9 @@ ARITHMETIC: frozenset[Function] = frozenset(
         "sub",
         "rsub",
         "mul",
+        "multiply",
         "div",
+        "divide",
         "true_divide",
         "pow",
         "addcmul",
@@ -172,8 +181,14 @@ ARITHMETIC: frozenset[Function] = frozenset(
         "__rtruediv__",
         "__pow__",
         "__rpow__",
+        "__iadd__",
+        "__isub__",
+        "__imul__",
+        "__itruediv__",
+        "__ipow__",
     )
-    for function in functions_named(name)
+    for form in (name, f"{name}_")
+    for function in functions_named(form)
 )
 """The functions of which activations are written out."""
 

@@ -72,13 +72,13 @@ def _with_indices(*names: str) -> tuple[str, ...]:
 
 TABLE: tuple[NotElementwise, ...] = (
     NotElementwise(
-        functions=("softmax", "softmin", "gumbel_softmax"),
+        functions=("softmax", "_softmax", "softmin", "gumbel_softmax"),
         modules=(nn.Softmax, nn.Softmax2d, nn.Softmin),
         in_conversion=Advice(_NORMALIZES),
         in_collapse=Advice(_NORMALIZES_A_SAMPLE, f"move it into the loss if it is the head, or {_ABOVE}"),
     ),
     NotElementwise(
-        functions=("log_softmax",),
+        functions=("log_softmax", "_log_softmax"),
         modules=(nn.LogSoftmax, nn.AdaptiveLogSoftmaxWithLoss),
         in_conversion=Advice(_NORMALIZES),
         in_collapse=Advice(
@@ -99,7 +99,7 @@ TABLE: tuple[NotElementwise, ...] = (
         in_collapse=Advice(_MULTIPLIES, _ABOVE),
     ),
     NotElementwise(
-        functions=(),
+        functions=tuple(f"{kind}{cell}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for cell in ("", "_cell")),
         modules=(nn.RNNBase, nn.RNNCellBase),
         in_conversion=Advice("a fused recurrent kernel: its activations cannot be reached", "unroll it to convert it"),
         in_collapse=Advice(_MULTIPLIES, _ABOVE),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -12,15 +10,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .._call import Call
-from .._catalogue.activations import FORMS, UNCATALOGUED
+from .._catalogue.activations import ARITHMETIC, FORMS, UNCATALOGUED
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
-from .._torch import Function, dispatches_itself, function_modes, without, wrap_recomputed
+from .._torch import Function, dispatches_itself, function_modes, is_custom_operator, without
 from .coroutines import under_whenever_it_runs
-from .passes import running_from, snapshot
-from .run_call import run_activation, run_layer
+from .run_call import is_differentiable, run_activation, run_layer
 
 Observer = Callable[[Function], None]
 P = ParamSpec("P")
@@ -36,7 +33,7 @@ class RuleMode(TorchFunctionMode):
         observe: Told of every function called whose backward pass is decided here.
         withheld: Further rules of layers that are not to govern here, whatever lies further out. The library's own
             never do unless they are among `layers`.
-        noticed: Further functions that `observe` is told of.
+        notices_arithmetic: True if `observe` is told of arithmetic, too.
     """
 
     def __init__(
@@ -45,32 +42,31 @@ class RuleMode(TorchFunctionMode):
         layers: tuple[LayerRule, ...] = (),
         observe: Observer | None = None,
         withheld: tuple[LayerRule, ...] = (),
-        noticed: frozenset[Function] = frozenset(),
+        notices_arithmetic: bool = False,
     ) -> None:
         super().__init__()
         self.rule = rule
         self.layers = layers
         self.observe = observe
         self.withheld = withheld
-        self.noticed = noticed
+        self.notices_arithmetic = notices_arithmetic
 
     def __torch_function__(
         self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run `func`, under its rule if it has one."""
-        layer = rule_for(func, self.layers)
+        layer, compiling = rule_for(func, self.layers), torch.compiler.is_compiling()
         if layer is None and func not in FORMS and not self._keeps(func):
-            if self.noticed and not torch.compiler.is_compiling() and func in self.noticed and self.observe is not None:
+            if self.notices_arithmetic and not compiling and func in ARITHMETIC and self.observe is not None:
                 self.observe(func)
             return func(*args, **(kwargs or {}))
-        if self.observe is not None:
-            self.observe(func)
         call = Call(func, args, kwargs or {})
+        if self.observe is not None and (func not in FORMS or is_differentiable(call.input)):
+            self.observe(func)
         if layer is None and func in FORMS:
             return run_activation(call, self.rule)
-        compiling = torch.compiler.is_compiling()
-        if layer is None and not compiling and any(dispatches_itself(t) for t in _tensors_of(args, kwargs)):
-            with without(RuleMode):  # but not by the tensor's own class
+        if layer is None and not compiling and _is_told_to_others(args, kwargs):
+            with without(RuleMode):
                 return call()
         return run_layer(call, layer)  # unseen, too, by the modes further out
 
@@ -82,31 +78,16 @@ class RuleMode(TorchFunctionMode):
         """True if `func` keeps its own backward pass here, whatever rules lie further out."""
         if func in UNCATALOGUED or func in LAYER_FUNCTIONS or rule_for(func, self.withheld) is not None:
             return True
+        if not torch.compiler.is_compiling() and is_custom_operator(func):
+            return True
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
 
 
-def _tensors_of(*values: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
-
-
-def under_the_same_blocks(function: Function) -> Function:
-    """A function under the blocks that are around now, and no others, whenever it is called; runs are counted on."""
-    passes = snapshot()
-    modes = [mode for mode in function_modes() if isinstance(mode, RuleMode)]
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as stack:
-            stack.enter_context(without(RuleMode))
-            stack.enter_context(running_from(passes))
-            for mode in modes:
-                stack.enter_context(mode)
-            return function(*args, **kwargs)
-
-    return run
-
-
-wrap_recomputed(under_the_same_blocks)
+def _is_told_to_others(*values: Any) -> bool:
+    """True where the tensors' own classes, or modes that are not ours, decide about what is called."""
+    if not all(isinstance(mode, RuleMode) for mode in function_modes()):
+        return True
+    return any(dispatches_itself(leaf) for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
 
 
 def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008

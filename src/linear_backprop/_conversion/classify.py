@@ -6,6 +6,7 @@ import enum
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FunctionType
 
 import torch
 from torch import nn
@@ -14,12 +15,14 @@ from .._catalogue.activations import FORMS, MODULES, UNCATALOGUED
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone, row_of
 from .._rules.layers import rule_for
 from .._rules.rule import LayerRule
-from .._torch import Function, is_bare
-from .methods import own_methods
+from .._torch import Function, is_bare, is_custom_operator
+from .methods import overrides_call, own_methods
 
 _SCRIPTED = "TorchScript: its code cannot be reached; convert the model it was made from, unscripted"
 
 _SCRIPTED_FUNCTION = "TorchScript: its code cannot be reached; call the function it was made from"
+_OVERRIDDEN_CALL = "what it calls beside `forward` cannot be reached; put a `backward_rule` block around the model"
+_CUSTOM = "an operator with a backward pass of its own; where it is an activation, put `with_rule` on it"
 _UNCATALOGUED = "elementwise, but not in the catalogue; where it is an activation, put `with_rule` on it"
 
 
@@ -99,17 +102,38 @@ def classify_function(function: Function, layers: tuple[LayerRule, ...]) -> Clas
         return Classified(Kind.ACTIVATION)
     if function in UNCATALOGUED:
         return Classified(Kind.LEFT_ALONE, reason=_UNCATALOGUED)
+    if is_custom_operator(function):
+        return Classified(Kind.LEFT_ALONE, reason=_CUSTOM)
     advice = left_alone(FUNCTIONS.get(function), bool(layers))
     return Classified(Kind.PLAIN) if advice is None else Classified(Kind.LEFT_ALONE, reason=str(advice))
 
 
-def classify_scripted(cls: type[nn.Module]) -> Iterator[tuple[str, Classified]]:
-    """The functions in TorchScript that a class's code names; nobody is told when they are called."""
+def classify_unreachable(module: nn.Module) -> Iterator[tuple[str, Classified]]:
+    """What a module's code runs without anybody being told: functions in TorchScript that it names, and `__call__`."""
+    if overrides_call(type(module)):
+        yield "__call__", Classified(Kind.LEFT_ALONE, reason=_OVERRIDDEN_CALL)
+    for name, value in {**_named_in_the_code_of(module), **vars(module)}.items():
+        if isinstance(value, torch.jit.ScriptFunction):
+            yield f"{name} (called)", Classified(Kind.LEFT_ALONE, reason=_SCRIPTED_FUNCTION)
+
+
+def _named_in_the_code_of(module: nn.Module) -> dict[str, object]:
+    """The globals, and the variables of functions around, that the code of a module's class names."""
+    cls, named = type(module), dict[str, object]()
     for name in ("forward", *own_methods(cls)):
         method = inspect.unwrap(getattr(cls, name))
-        for called in getattr(getattr(method, "__code__", None), "co_names", ()):
-            if isinstance(method.__globals__.get(called), torch.jit.ScriptFunction):
-                yield f"{called} (called)", Classified(Kind.LEFT_ALONE, reason=_SCRIPTED_FUNCTION)
+        if isinstance(method, FunctionType):
+            variables = inspect.getclosurevars(method)
+            named |= {**variables.globals, **variables.nonlocals}
+    return named
+
+
+def may_be_an_activation(module: nn.Module) -> bool:
+    """True where a module may be an activation written out, of others below it and a number per channel at most."""
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return all(type(below) in MODULES for below in module.children()) and all(
+        not nn.parameter.is_lazy(tensor) and sum(size > 1 for size in tensor.shape) <= 1 for tensor in tensors
+    )
 
 
 def is_scripted(module: nn.Module) -> bool:

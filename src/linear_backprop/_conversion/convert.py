@@ -58,7 +58,8 @@ def convert(
 
     Raises:
         ConversionError: There is nothing to change: at once where that is certain, or after the model's
-            first forward pass where the model's own code had to be run to know.
+            first forward pass where the model's own code had to be run to know. At the backward pass: activation
+            checkpointing runs a module again after its conversion was removed or changed.
         LinearBackpropError: `model` is not a module, `rule` is not a rule, `layers` holds something else than layers'
             rules, or `where` selects nothing, is of no known kind, or is given together with `LocallyExact`.
 
@@ -97,7 +98,7 @@ def convert(
     except BaseException:
         remove_all(patches.placed)
         raise
-    return Conversion(report, undo=partial(remove_all, patches.placed))
+    return Conversion(report, partial(remove_all, patches.placed), partial(patches.why_not_in_force, model))
 
 
 def _list_call(report: Report, opaque: frozenset[str], path: str, function: Function) -> None:

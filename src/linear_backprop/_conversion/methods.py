@@ -1,68 +1,44 @@
-"""The methods beside `forward` by which a module's code can be entered: `encode`, `training_step`, `decode`."""
+"""The methods by which a module's code can be entered: `forward`, `encode`, `training_step`, `decode`."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from types import BuiltinFunctionType, FunctionType
 
 from torch import nn
 
 from .._torch import Function
-from .coroutines import under_whenever_it_runs
 
-if TYPE_CHECKING:
-    from .patch import Patch
+_METHODS = (FunctionType, staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)
 
 
-_WAITING = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
-
-
-class Method:
-    """A method of a converted module, under the module's rule.
+class Unbound:
+    """A method of a class, to be bound to its modules whatever they have in its place.
 
     Args:
-        patch: The module's patch.
+        cls: The class.
         name: The method's name.
-
-    Attributes:
-        own: What the user set in the method's place on the instance; None if nothing.
-        waits: True for a generator or a coroutine, which runs whenever it is asked to go on.
     """
 
-    def __init__(self, patch: Patch, name: str) -> None:
-        before = vars(patch.module).get(name)
-        method = getattr(type(patch.module), name)
-        self.patch = patch
-        self.own: Any = before.own if isinstance(before, Method) else before
-        self.takes_module = isinstance(inspect.getattr_static(type(patch.module), name), FunctionType)
-        function = method if self.own is None else self.own
-        self.waits = any(is_kind(function) for is_kind in _WAITING)
-        self.__name__ = name
+    def __init__(self, cls: type[nn.Module], name: str) -> None:
+        static = inspect.getattr_static(cls, name)
+        self.name = name
+        self.takes_module = isinstance(static, FunctionType | functools.partialmethod)
+        self.is_bound = isinstance(static, staticmethod | classmethod | BuiltinFunctionType)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The method's own result."""
-        if self.waits:
-            return under_whenever_it_runs(self.function, lambda: self.patch.mode)(*args, **kwargs)
-        return self.patch.under_the_rule(self.function, *args, **kwargs)
-
-    @property
-    def function(self) -> Function:
-        """The method as the module would have it without a conversion."""
-        if self.own is not None:
-            return self.own
-        module = self.patch.module
-        method = getattr(type(module), self.__name__)
-        return method.__get__(module) if self.takes_module else method
-
-    @property
-    def __wrapped__(self) -> Function:
-        """The same, for whoever asks for the signature."""
-        return self.function
+    def of(self, module: nn.Module) -> Function:
+        """The module's method."""
+        cls = type(module)
+        if self.takes_module:
+            return getattr(cls, self.name).__get__(module)
+        if self.is_bound:
+            return getattr(cls, self.name)
+        return inspect.getattr_static(cls, self.name).__get__(module, cls)
 
 
 def own_methods(cls: type[nn.Module]) -> list[str]:
-    """The names of the methods that a class has and `nn.Module` has not."""
+    """The names of the methods that a class has and `nn.Module` has not, or for something else."""
     names: dict[str, None] = {}
     for author in cls.__mro__:
         if author.__module__.partition(".")[0] != "torch":
@@ -70,7 +46,21 @@ def own_methods(cls: type[nn.Module]) -> list[str]:
     return list(names)
 
 
+def overrides_call(cls: type[nn.Module]) -> bool:
+    """True where calling a module runs code of its class's own before `forward`."""
+    author = next(author for author in cls.__mro__ if "__call__" in vars(author))
+    written_in = str(getattr(vars(author)["__call__"], "__module__", None) or author.__module__)
+    return written_in.partition(".")[0] != "torch"
+
+
 def _is_entered(name: str, value: object) -> bool:
     is_special = name.startswith("__") and name.endswith("__")
-    is_method = isinstance(value, FunctionType | staticmethod | classmethod)
-    return is_method and not is_special and not hasattr(nn.Module, name)
+    return isinstance(value, _METHODS) and not is_special and not _is_of_every_module(name, value)
+
+
+def _is_of_every_module(name: str, value: object) -> bool:
+    """True for a method of `nn.Module` that is overridden; one that takes other arguments has only the name of it."""
+    of_module = getattr(nn.Module, name, None)
+    if of_module is None or name == "forward" or name.startswith("_") or not isinstance(value, FunctionType):
+        return of_module is not None
+    return list(inspect.signature(value).parameters) == list(inspect.signature(of_module).parameters)

@@ -7,24 +7,24 @@ stay as they are, and the patch travels with `copy.deepcopy` and pickle.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from .._call import Call
-from .._catalogue.activations import ARITHMETIC
 from .._errors import ConversionError
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule, ModelRule
-from .._torch import Function, function_modes, is_bare, replica_of, transforms_active, without
+from .._torch import Function, function_modes, replica_of, transforms_active, without
 from .block import Observer, RuleMode
-from .methods import Method, own_methods
+from .classify import may_be_an_activation
+from .entries import Entry, ForwardEntry, entry_of
+from .methods import Unbound, own_methods
 from .run_call import run_activation
-from .travelling import has_plain_state, state_to_travel
+from .travelling import deep_copy_of_traced, refuse_to_pickle, state_to_travel
 
 
 class Patches:
@@ -36,12 +36,14 @@ class Patches:
 
     Attributes:
         placed: All patches.
+        removed: True once the conversion is removed.
     """
 
     def __init__(self, rule: BackwardRule, layers: tuple[LayerRule, ...]) -> None:
         self.rule = rule
         self.layers = layers
         self.placed: list[Patch] = []
+        self.removed = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Every patch has this object: a copy of one block is not to take the whole model along.
@@ -51,6 +53,16 @@ class Patches:
         """Let a patch take its module's place."""
         patch.put()
         self.placed.append(patch)
+
+    def why_not_in_force(self, model: nn.Module, path: str) -> str:
+        """Why the rule does not decide for a module of the model that it was put on; empty where it does."""
+        if not self.placed:
+            return ""  # removed: as it was
+        module = dict(model.named_modules()).get(path)
+        patches = [patch for patch in self.placed if patch.module is module]
+        if not patches:
+            return "another module has taken its place"
+        return "" if any(patch.is_in_force() for patch in patches) else "a later conversion decides"
 
     def take_out(self, module: nn.Module) -> Patch | None:
         """Remove the patch of one module; None if there is none."""
@@ -74,7 +86,9 @@ def remove_all(patches: list[Patch]) -> None:
                 f"conversion; remove that first"
             )
     while patches:
-        patches.pop().remove()
+        patch = patches.pop()
+        patch.remove()
+        patch.patches.removed = True
 
 
 class Patch:
@@ -104,7 +118,7 @@ class Patch:
         self.layers: tuple[LayerRule, ...] = _layers_in_force(module, patches.layers) if selected else ()
         self.mode = self._mode()
         of_pytorch = self.own is None and _written_in(type(module)).startswith("torch.nn.")
-        self._takes_module = isinstance(inspect.getattr_static(type(module), "forward", None), FunctionType)
+        self._forward = Unbound(type(module), "forward")
         self._is_users_code = observer is not None and not of_pytorch
         self._before: dict[str, Any] = {}
         self._names: list[str] = []
@@ -112,12 +126,12 @@ class Patch:
     def entries(self) -> dict[str, Callable[..., Any]]:
         """What the module's instance gets: an entry for each way into its code."""
         methods = () if isinstance(self.rule, ModelRule) or self.observer is None else own_methods(type(self.module))
-        copied = {"__getstate__": self.state_to_travel} if has_plain_state(type(self.module)) else {}
+        traced = {"__deepcopy__": self.copy_deeply, "__reduce_ex__": refuse_to_pickle}
         return {
-            **copied,
-            **{name: Method(self, name) for name in methods},
+            **(traced if isinstance(self.module, GraphModule) else {"__getstate__": self.state_to_travel}),
+            **{name: Entry(self, name) for name in methods},
             "_replicate_for_data_parallel": self.replicate,
-            "forward": self.run,
+            "forward": ForwardEntry(self),
         }
 
     def put(self) -> None:
@@ -130,8 +144,23 @@ class Patch:
     @property
     def earlier(self) -> Patch | None:
         """The patch of an earlier conversion that this one took the place of; None if there was none."""
-        owner = getattr(self._before.get("forward"), "__self__", None)
-        return owner if isinstance(owner, Patch) else None
+        before = self._before.get("forward")
+        return before.patch if isinstance(before, ForwardEntry) else None
+
+    @property
+    def inside(self) -> tuple[Patch, ...]:
+        """The patches that this one runs."""
+        return ()
+
+    def is_in_force(self) -> bool:
+        """True unless a later conversion decides for the module."""
+        running = [patch for patch in (patch_of(self.module),) if patch is not None]
+        while running:
+            patch = running.pop()
+            if patch is self:
+                return True
+            running += patch.inside
+        return False
 
     def remove(self) -> None:
         """Give the module back what it had."""
@@ -146,9 +175,13 @@ class Patch:
         vars(replica).update(self.of(replica).entries())
         return replica
 
-    def state_to_travel(self) -> dict[str, Any]:
+    def state_to_travel(self) -> Any:
         """What a copy of the module is made of."""
         return state_to_travel(self.module, self._names)
+
+    def copy_deeply(self, memo: dict[int, Any]) -> nn.Module:
+        """A deep copy of the module, if it is a traced one."""
+        return deep_copy_of_traced(self.module, self._names, memo)
 
     def of(self, module: nn.Module) -> Patch:
         """The same patch of another module."""
@@ -175,10 +208,7 @@ class Patch:
         """The `forward` of the module's class, or the one that was set on the instance."""
         if self.own is not None:
             return self.own(*args, **kwargs)
-        if self._takes_module:
-            return type(self.module).forward(self.module, *args, **kwargs)
-        forward = type(self.module).forward  # static, of the class, or a builtin: bound already
-        return forward(*args, **kwargs)
+        return self._forward.of(self.module)(*args, **kwargs)
 
     def observe(self, function: Function) -> None:
         """Tell the observer of a call; what is compiled is not observed."""
@@ -187,9 +217,10 @@ class Patch:
 
     def _mode(self) -> RuleMode:
         observe = None if self.observer is None else self.observe
-        # A module with nothing below it that calls an activation may be one itself, written out.
-        noticed = ARITHMETIC if observe is not None and is_bare(self.module) else frozenset[Function]()
-        return RuleMode(self.rule, self.layers, observe=observe, noticed=noticed, withheld=self.patches.layers)
+        notices = observe is not None and may_be_an_activation(self.module)
+        return RuleMode(
+            self.rule, self.layers, observe=observe, notices_arithmetic=notices, withheld=self.patches.layers
+        )
 
     def _is_innermost(self) -> bool:
         modes = function_modes()
@@ -224,8 +255,8 @@ def _written_in(cls: type[nn.Module]) -> str:
 
 def patch_of(module: nn.Module) -> Patch | None:
     """The patch in the place of the module's `forward`; None if there is none."""
-    owner = getattr(module.__dict__.get("forward"), "__self__", None)
-    return owner if isinstance(owner, Patch) else None
+    entry = entry_of(module)
+    return entry.patch if entry else None
 
 
 def own_forward(module: nn.Module) -> Any:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from .._catalogue.activations import ARITHMETIC
 from .._errors import ConversionError
 from .._rules.rule import BackwardRule, LayerRule
 from .._torch import Function, is_recorded
-from .classify import Classified, Found, Kind, classify_function, classify_scripted
+from .classify import Classified, Found, Kind, classify_function, classify_unreachable
 
 NOT_SELECTED = "not selected by `where`"
 NOT_RECORDED = (
@@ -78,8 +78,11 @@ class Report:
                 self._add(each.path, type(each.module).__name__, each.classified, each.selected)
             elif each.kind is Kind.OPAQUE:
                 self.expects_calls |= each.selected
-                for what, classified in classify_scripted(type(each.module)):
+                for what, classified in classify_unreachable(each.module):
                     self._add(each.path, what, classified, each.selected)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_settled": set()}  # some of PyTorch's functions cannot be pickled
 
     @property
     def sites(self) -> list[Site]:
@@ -118,8 +121,8 @@ class Report:
         """Note at the calls listed for a module that it does arithmetic, too."""
         self._with_arithmetic.add(path)
         for key, site in self._sites.items():
-            if site.path == path and site.changed:
-                self._sites[key] = replace(site, note=self._note(path))
+            if site.changed and self._is_with_arithmetic(site.path):
+                self._sites[key] = replace(site, note=self._note(site.path))
 
     def require_a_change(self, subject: str, model: nn.Module) -> None:
         """Raise if the conversion changed nothing.
@@ -151,37 +154,58 @@ class Report:
         """What the rule does not reach in a module that follows it."""
         runs = sorted(self._runs.get(path, ()))
         single = f"run{'s' * (len(runs) > 1)} {', '.join(map(str, runs))} alone" if runs else ""
-        return "; ".join(note for note in (single, ALONE if path in self._with_arithmetic else "") if note)
+        return "; ".join(note for note in (single, ALONE if self._is_with_arithmetic(path) else "") if note)
+
+    def _is_with_arithmetic(self, path: str) -> bool:
+        """True for a module that does arithmetic, and for the activations below it."""
+        return not self._with_arithmetic.isdisjoint((path, path.rpartition(".")[0]))
 
 
 class Conversion:
-    """The report of what `convert` did, and the means to undo it.
+    """The report of what `convert` did, as far as it is still in force, and the means to undo it.
 
     Modules are listed at once. Activations that a module's own code calls (`F.relu(x)`) are listed
     once they have run, compiled code excepted: they follow the rule all the same. What runs where autograd records
     nothing is listed as left alone, until it runs where something is recorded.
+
+    Args:
+        report: What was found.
+        undo: Removes it.
+        why_not: Given a path, the reason why it no longer decides for the module there; empty where it does.
 
     Attributes:
         rule: The rule the changed activations follow.
         layers: The rules of layers.
     """
 
-    def __init__(self, report: Report, undo: Callable[[], None]) -> None:
+    def __init__(self, report: Report, undo: Callable[[], None], why_not: Callable[[str], str]) -> None:
         self.rule = report.rule
         self.layers = report.layers
         self._report = report
         self._undo = undo
+        self._why_not = why_not
         self._removed = False
 
     @property
     def changed(self) -> list[Site]:
         """The activations, and layers, that follow a rule."""
-        return self._report.changed
+        return [site for site in self._sites if site.changed]
 
     @property
     def unchanged(self) -> list[Site]:
         """The non-linearities that do not, each with the reason."""
-        return self._report.unchanged
+        return [site for site in self._sites if not site.changed]
+
+    @property
+    def _sites(self) -> list[Site]:
+        sites = self._report.sites
+        overruled = {path: reason for path in {site.path for site in sites} if (reason := self._why_not(path))}
+        return [
+            replace(site, changed=False, reason=overruled[site.path], rule=None, note="")
+            if site.changed and site.path in overruled
+            else site
+            for site in sites
+        ]
 
     def remove(self) -> None:
         """Make the model exactly what it was; nothing is done the second time.
@@ -202,7 +226,7 @@ class Conversion:
 
     def __str__(self) -> str:
         rows = [("path", "activation or layer" if self.layers else "activation", "backward pass")]
-        for site in self._report.sites:
+        for site in self._sites:
             rows.append((site.path or "(model)", site.what, site.backward_pass))
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"{path:<{widths[0]}}  {what:<{widths[1]}}  {how}" for path, what, how in rows]

@@ -36,7 +36,7 @@ def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) 
     if (
         native
         or (in_plain_code() and not torch.is_grad_enabled())
-        or not _is_differentiable(a)
+        or not is_differentiable(a)
         or call.kwargs.get("out") is not None
     ):
         return _run_natively(call)
@@ -79,7 +79,8 @@ def _run_flat(function: Function, rule: BackwardRule, carrier: Carrier, *args: A
     return run_activation(Call(function, args, kwargs), rule, carrier)
 
 
-def _is_differentiable(a: object) -> TypeGuard[Tensor]:
+def is_differentiable(a: object) -> TypeGuard[Tensor]:
+    """True for a tensor that can have a gradient."""
     return isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
 
 
@@ -110,8 +111,8 @@ def _out_of_place(call: Call, form: Form, rule: BackwardRule, carrier: Carrier) 
     if call.argument("training", form.training_position):
         return carrier(_drawn, rule, call.input, *_draw(call))
     a, rest, keywords = call.input, call.rest, call.keywords
-    named = [name for name, value in keywords.items() if _is_differentiable(value)]
-    placed = [index for index, value in enumerate(rest) if _is_differentiable(value)]
+    named = [name for name, value in keywords.items() if is_differentiable(value)]
+    placed = [index for index, value in enumerate(rest) if is_differentiable(value)]
     tensors = [rest[index] for index in placed] + [keywords[name] for name in named]
     if form.broadcasts:
         a = a.expand(torch.broadcast_shapes(a.shape, *(tensor.shape for tensor in tensors)))

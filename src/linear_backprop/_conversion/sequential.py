@@ -29,6 +29,7 @@ from .._torch import (
 )
 from .block import Observer, RuleMode
 from .patch import Patch, Patches, patch_of
+from .recomputation import is_checkpointed
 
 # They make a new tensor, and keep it neither for themselves nor for autograd.
 _LAYERS = {
@@ -84,11 +85,12 @@ class SequentialPatch(Patch):
 
 
 def _nobody_watches() -> bool:
-    """True if no transform, no hook on all modules and no mode but ours is told of what modules compute."""
+    """True if no transform, no checkpoint, no hook on all modules and no mode but ours is told of what runs."""
     return not (
         torch.compiler.is_compiling()
         or transforms_active()
         or modules_are_watched()
+        or is_checkpointed()
         or not all(isinstance(mode, RuleMode) for mode in function_modes())
     )
 

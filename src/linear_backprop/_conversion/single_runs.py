@@ -14,7 +14,8 @@ from torch import nn
 from .._errors import LinearBackpropError
 from .._torch import is_compiled
 from .classify import Found
-from .methods import Method, own_methods
+from .entries import Entry
+from .methods import own_methods
 from .passes import in_one_pass, next_run, runs_so_far
 from .patch import Patch, Patches, patch_of
 from .where import Calls, Selection
@@ -39,6 +40,11 @@ class CountedPatch(OuterPatch):
     def entries(self) -> dict[str, Callable[..., Any]]:
         """Those of `forward` alone: a run is a run of it."""
         return Patch.entries(self)
+
+    @property
+    def inside(self) -> tuple[Patch, ...]:
+        """The patches of either kind of runs."""
+        return (*super().inside, self.otherwise)
 
     def of(self, module: nn.Module) -> CountedPatch:
         """The same patch of another module."""
@@ -78,7 +84,7 @@ class PassPatch(OuterPatch):
 
     def entries(self) -> dict[str, Callable[..., Any]]:
         """Those of the inner patch, and a pass for each way into the module's code."""
-        return {**super().entries(), **{name: Method(self, name) for name in own_methods(type(self.module))}}
+        return {**super().entries(), **{name: Entry(self, name) for name in own_methods(type(self.module))}}
 
     def under_the_rule(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A method's result, in a pass."""
@@ -144,7 +150,7 @@ def keep_counting(patches: Patches) -> None:
 
 
 def _refuse_generators(path: str, module: nn.Module) -> None:
-    for name in own_methods(type(module)):
+    for name in ("forward", *own_methods(type(module))):
         if inspect.isgeneratorfunction(getattr(type(module), name)):
             raise LinearBackpropError(
                 f"calls(...) cannot count runs inside a generator, whose passes interleave: {name!r} of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from torch import nn
 
@@ -41,15 +41,38 @@ class Travelling:
         return _arrived, (self.entry,)
 
 
-def state_to_travel(module: nn.Module, names: Iterable[str]) -> dict[str, Any]:
-    """What a copy of a converted module is made of, the conversion's entries of those names travelling."""
-    state = nn.Module.__getstate__(module)
-    return {**state, **{name: Travelling(state[name]) for name in names if name in state}}
+def state_to_travel(module: nn.Module, names: Iterable[str]) -> Any:
+    """What a copy of a converted module is made of, the conversion's entries of those names travelling.
+
+    A class that says itself what its copies are made of is left to say so, where it does not say it in a dict.
+    """
+    state: Any = type(module).__getstate__(module)
+    if not isinstance(state, dict):
+        return state
+    ours = {name: vars(module)[name] for name in names}
+    return {
+        key: Travelling(value) if key in ours and value is ours[key] else value
+        for key, value in cast(dict[str, Any], state).items()
+    }
 
 
-def has_plain_state(cls: type[nn.Module]) -> bool:
-    """True if modules of a class are copied by their attributes alone."""
-    return cls.__getstate__ is nn.Module.__getstate__
+def deep_copy_of_traced(module: nn.Module, names: Iterable[str], memo: dict[int, Any]) -> nn.Module:
+    """A deep copy of an `fx.GraphModule`, which leaves the conversion's entries behind by itself."""
+    copied = type(module).__deepcopy__(module, memo)  # pyright: ignore[reportAttributeAccessIssue]
+    vars(copied).update({name: copy.deepcopy(vars(module)[name], memo) for name in names})
+    return copied
+
+
+def refuse_to_pickle(protocol: int) -> NoReturn:
+    """Refuse to pickle an `fx.GraphModule`, of which a pickle holds the graph alone.
+
+    Raises:
+        ConversionError: Always.
+    """
+    raise ConversionError(
+        "a converted fx.GraphModule cannot be pickled: the conversion would be lost; remove() it first, or convert "
+        "what is loaded"
+    )
 
 
 def _arrived(entry: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,10 +26,17 @@ class OuterPatch(Patch):
     def __init__(self, model: nn.Module, patches: Patches) -> None:
         self.inner = patches.take_out(model) or patch_of(model)
         super().__init__(model, "", patches, selected=True)
+        if self.inner is not None:
+            self.mode = self.inner.mode  # that of a generator, too
 
     def entries(self) -> dict[str, Callable[..., Any]]:
         """Those of the inner patch, and this one's own in the place of its `forward`."""
         return {**(self.inner.entries() if self.inner else {}), **super().entries()}
+
+    @property
+    def inside(self) -> tuple[Patch, ...]:
+        """The patch that it is around, if there is one."""
+        return () if self.inner is None else (self.inner,)
 
     def of(self, module: nn.Module) -> OuterPatch:
         """The same patch of another module."""

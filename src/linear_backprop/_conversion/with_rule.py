@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -75,10 +75,13 @@ class RuledFunction:
             LinearBackpropError: The pre-activation is not the first positional argument or `input`.
         """
         function = self.function
-        if isinstance(function, partial) and not function.args:  # lest it hide `inplace` or tensors
-            function, kwargs = function.func, {**function.keywords, **kwargs}
-        if not args and "input" not in kwargs:
+        bound: tuple[Any, ...] = ()
+        if isinstance(function, partial):  # lest it hide `inplace` or tensors
+            function, bound, kwargs = function.func, function.args, {**function.keywords, **kwargs}
+        if not args and (bound or "input" not in kwargs):
             raise LinearBackpropError(f"pass the pre-activation to {_name(function)} as its first positional argument")
+        if bound:
+            function, args = _after(len(bound), function), (args[0], *bound, *args[1:])
         call = Call(function, args, kwargs)
         if function in FORMS or torch.compiler.is_compiling():
             return run_activation(call, self.rule)
@@ -86,6 +89,15 @@ class RuledFunction:
 
     def __repr__(self) -> str:
         return f"with_rule({_name(self.function)}, {self.rule!r})"
+
+
+def _after(count: int, function: Function) -> Function:
+    """A function whose argument after the first `count` comes first."""
+
+    def moved(a: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(*args[:count], a, *args[count:], **kwargs)
+
+    return update_wrapper(moved, function)
 
 
 def _name(function: Function) -> str:

@@ -136,7 +136,8 @@ class Ratio(BackwardRule):
 
 def _sloped(g: Tensor, slope: Tensor) -> Tensor:
     """Both halves of g times the slope of their pair."""
-    return (g.unflatten(0, (2, -1)) * slope).flatten(0, 1)
+    # Views, which PyTorch batches in every way; `unflatten` it does not.
+    return (g.reshape(2, *slope.shape) * slope).reshape(g.shape)
 
 
 def difference(values: Tensor, rule: object) -> Tensor:

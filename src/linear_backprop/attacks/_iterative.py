@@ -112,7 +112,7 @@ class IterativeFGSM:
                 return images
             low, high = (images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1)
             adversarial = self._start(images).clamp(low, high)
-            summed = torch.zeros_like(images)
+            summed = torch.zeros_like(images, dtype=torch.promote_types(images.dtype, torch.float32))
             total = torch.zeros((), device=images.device)  # of all gradients: finite where they are
             with self._converted():
                 for _ in range(self.steps):
@@ -121,7 +121,7 @@ class IterativeFGSM:
                     if self.momentum:
                         direction = summed = self.momentum * summed + _at_unit_length(direction)
                     step = -self.alpha if self.targeted else self.alpha
-                    adversarial = (adversarial + step * direction.sign()).clamp(low, high)
+                    adversarial = (adversarial + step * direction.sign().to(images.dtype)).clamp(low, high)
         if not total.isfinite():
             raise LinearBackpropError(
                 "the gradient of the loss is not finite for some images: nor is the model's output, or its backward "
@@ -169,8 +169,9 @@ def gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 def _at_unit_length(gradients: Tensor) -> Tensor:
     """Each image's gradient over its mean absolute value, which is its 1-norm but for a factor; 0 where it is 0."""
+    # In float32 at least: one pixel's may be as large as the number of pixels, more than float16 holds.
     flat = gradients.flatten(1).to(torch.promote_types(gradients.dtype, torch.float32))
     largest = flat.abs().amax(1, keepdim=True)
     scaled = flat / torch.where(largest == 0, 1.0, largest)
     mean = scaled.abs().mean(1, keepdim=True)
-    return (scaled / torch.where(mean == 0, 1.0, mean)).view_as(gradients).to(gradients.dtype)
+    return (scaled / torch.where(mean == 0, 1.0, mean)).view_as(gradients)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._conversion.block import RuleMode
+from .._conversion.classify import classify_function
 from .._conversion.patch import is_converted
 from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule, LayerRule
@@ -53,10 +54,9 @@ class RuledPass:
         found: dict[str, str] = {}
         for function in self._called:
             advice = left_alone(FUNCTIONS.get(function), layers=True)
-            if advice is not None:
-                found.setdefault(function.__name__, advice.reason)
-        if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
-            found["a fused recurrent kernel"] = "its activations cannot be reached"
+            reason = advice.reason if advice else classify_function(function, self.layers).reason
+            if reason:
+                found.setdefault(function.__name__, reason)
         return [f"{name} ({reason})" for name, reason in found.items()]
 
     def _observe(self, function: Function) -> None:

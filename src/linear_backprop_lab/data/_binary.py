@@ -37,20 +37,25 @@ def read_cifar10(folder: Path, source: str) -> ImageDataset:
     Source:
         "Binary version", https://www.cs.toronto.edu/~kriz/cifar.html
     """
-    folder = _batches_folder(folder)
-    for name in TRAIN_FILES + TEST_FILES:
-        _check_size(folder / name)
+    folder = cifar10_folder(folder)
     train_images, train_labels = _read_files(folder, TRAIN_FILES)
     test_images, test_labels = _read_files(folder, TEST_FILES)
     return ImageDataset("cifar10", train_images, train_labels, test_images, test_labels, CLASSES, source)
 
 
-def _batches_folder(folder: Path) -> Path:
-    """`folder`, or the folder of that name within it."""
+def cifar10_folder(folder: Path) -> Path:
+    """The folder of CIFAR-10's binary files: `folder`, or `cifar-10-batches-bin` in it.
+
+    Raises:
+        DataError: The folder or a file of it is missing, or has the wrong size.
+    """
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {problem}; give the folder {FOLDER} or the one it lies in")
-    return folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    found = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    for name in TRAIN_FILES + TEST_FILES:
+        _check_size(found / name)
+    return found
 
 
 def _check_size(path: Path) -> None:
