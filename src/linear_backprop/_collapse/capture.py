@@ -6,7 +6,6 @@ the graph of its operations, and guards it. A change of mode, of a module, a sha
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -26,7 +25,7 @@ from .._torch import (
     counting_samples,
     one_is_a_size_like_others,
 )
-from .graph import inline_checkpoints, line_in, undisturbed
+from .graph import inline_checkpoints, line_in, undisturbed, with_own_code
 
 Runner = Callable[["Invocation", Sequence[Any]], Sequence[Any]]
 Prepare = Callable[[fx.GraphModule, Sequence[Any], "Invocation"], Runner]
@@ -124,9 +123,7 @@ class Captured:
         def captured(*args: Any, **kwargs: Any) -> Any:
             return function(*args, **kwargs)
 
-        # Dynamo keeps what it captured by code object, so that each function needs one of its own.
-        own = types.FunctionType(captured.__code__.replace(), captured.__globals__, closure=captured.__closure__)
-        return torch.compile(own, backend=self._backend, fullgraph=True, dynamic=False)
+        return torch.compile(with_own_code(captured), backend=self._backend, fullgraph=True, dynamic=False)
 
     def _samples(self, call: Invocation, args: Any, kwargs: Any) -> list[Tensor]:
         """The tensors whose first dimension counts samples."""

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .._torch import is_of_pytorch
-from .graph import undisturbed
+from .graph import compiled, undisturbed
 from .plan import Plan
 
 Noted = tuple[Tensor | None, Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -75,6 +75,8 @@ class Gradients:
             autocast: What the forward pass ran under.
         """
         flat = [*leaves, *samples, *(t for each in noted for t in _flat(each)), *cotangents]
+        if self.compiled:  # channels last, a few samples' convolutions take longer
+            flat = [z.contiguous() for z in flat]
         key = wanted, autocast, batch, tuple(z.stride() for z in flat)
         if key not in self._traced:
             self._traced[key] = self._trace(wanted, [_counts(each) for each in noted], batch, autocast, flat)
@@ -109,7 +111,7 @@ class Gradients:
         with undisturbed():
             traced = make_fx(gradients)(*flat)
         _simplify(traced)
-        return torch.compile(traced, fullgraph=True, dynamic=False) if self.compiled else traced.forward
+        return compiled(traced) if self.compiled else traced.forward
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,21 @@ def inputs_of(graph: fx.Graph) -> list[fx.Node]:
 def outputs_of(graph: fx.Graph) -> list[fx.Node]:
     """The nodes whose values a graph returns."""
     return [node for node in tree_leaves(next(iter(reversed(graph.nodes))).args) if isinstance(node, fx.Node)]
+
+
+def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function for Dynamo to compile, which keeps what it compiled by code object."""
+    given: Any = function
+    return types.FunctionType(given.__code__.replace(), given.__globals__, closure=given.__closure__)
+
+
+def compiled(module: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """A graph under TorchInductor: in a function of its own, for Dynamo does not look at a graph by itself."""
+
+    def run(*inputs: Any) -> Any:
+        return module(*inputs)
+
+    return torch.compile(with_own_code(run), options=options)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from .analysis import Analysis
 from .costs import Costs
 from .cutting import Cutter
 from .gradients import Gradients
-from .graph import computes, inputs_of, outputs_of
+from .graph import compiled, computes, inputs_of, outputs_of
 from .locally_exact import LocallyExact, run_cut
 from .maps import Maps
 from .plan import Piece, Plan, cut_piece
@@ -64,7 +64,8 @@ class CollapsedRunner:
         self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
         if options.compiled:
-            self.plan.forward = replace(self.plan.forward, module=torch.compile(self.plan.forward.module))
+            forward = compiled(self.plan.forward.module, keep_output_stride=False)
+            self.plan.forward = replace(self.plan.forward, module=forward)
         if options.group is not None:
             _require_one_map(self.plan)
         self.options = options
