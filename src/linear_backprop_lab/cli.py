@@ -25,6 +25,7 @@ from linear_backprop_lab.studies import (
     EXPERIMENTS,
     Experiment,
     Only,
+    Place,
     Scale,
     awaited,
     check_settings,
@@ -195,7 +196,7 @@ def reproduce(
         wanted = [Only.parse(setting) for setting in only or ()]
     require_writable(runs, "--runs")
     require_writable(report.parent, "--report")
-    settings = (chosen, runs.resolve(), scale, data, not offline and _can_download(chosen, data))
+    settings = (chosen, Place(runs.resolve(), data, not offline and _can_download(chosen, data)), scale)
     with _usage():
         if wanted:
             check_settings(jobs_of(*settings), wanted)

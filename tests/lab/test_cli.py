@@ -18,8 +18,16 @@ from rich.console import Console
 
 from linear_backprop_lab import cli
 from linear_backprop_lab.records import Run, damage, is_locked, read
-from linear_backprop_lab.studies import EXPERIMENTS, Experiment, Job, Scale, experiment_names, experiments_named
-from linear_backprop_lab.studies.images.run import image_job
+from linear_backprop_lab.studies import (
+    EXPERIMENTS,
+    Experiment,
+    Job,
+    Place,
+    Plan,
+    Scale,
+    experiment_names,
+    experiments_named,
+)
 
 RESULTS = Path(__file__).parents[2] / "results"
 COMMAND = [sys.executable, "-c", "from linear_backprop_lab.cli import main; main()"]
@@ -57,11 +65,12 @@ def two_runs(tmp_path, monkeypatch):
         image_run(tmp_path / "runs", rule, [(2.3, 0.1), (2.2, 0.2)])
         on_step(1)
 
-    def jobs(root, scale, data, download):
-        rules = ("Exact()", "Linear()")
-        return [Job(Run(root, image_config(rule)), f"a run under {rule}", 1, partial(make, rule)) for rule in rules]
+    def job(run, place):
+        rule = run.config["rule"]
+        return Job(run, f"a run under {rule}", 1, partial(make, rule))
 
-    experiment = Experiment("made-up", "two runs", "images", jobs, image_job, on_images=False)
+    plan = Plan([image_config(rule) for rule in ("Exact()", "Linear()")])
+    experiment = Experiment("made-up", "two runs", lambda place, scale: plan, job, on_images=False)
     monkeypatch.setattr(cli, "experiments_named", lambda names: [experiment])
     return made
 
@@ -377,7 +386,7 @@ def test_runs_of_images_differ_in_what_is_compared_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (images,) = (experiment for experiment in EXPERIMENTS if experiment.name == "images")
-    configs = [job.run.config for job in images.jobs(tmp_path, Scale.CPU, None, False)]
+    configs = [job.run.config for job in images.jobs(Place(tmp_path), Scale.CPU)]
     varied = {(c["rule"], c["model"]["batch_norm"], c["recipe"]["learning_rate"]) for c in configs}
     assert len(varied) == len(configs) == 8
     for config in configs:

@@ -36,7 +36,7 @@ def collapse(runs: Sequence[Run]) -> Section:
         asked=_asked(runs),
         figures=tuple(map(_curves, table)),
         claims=verdicts(table) if table else (),
-        table=_table(table),
+        table=Table.of([_row(study, each) for study in table for each in study.methods.values()]),
         rerun="linear-backprop reproduce collapse; linear-backprop reproduce collapse-timing",
         finding=_finding(table),
     )
@@ -128,34 +128,20 @@ def _caption(study: Study) -> str:
     )
 
 
-def _table(table: Sequence[Study]) -> Table:
-    columns = (
-        "model",
-        "method",
-        "learning rate",
-        "seeds",
-        "test accuracy",
-        "ms a step",
-        "speed",
-        "to Backprop's end",
-        f"to {NEARLY:.0%} of it",
-    )
-    return Table(columns, tuple(_row(study, each) for study in table for each in study.methods.values()))
-
-
-def _row(study: Study, each: Trained) -> tuple[str, ...]:
+def _row(study: Study, each: Trained) -> dict[str, str]:
     speed, step = study.speed(each), each.seconds_per_step
     end = None if study.backprop is None else study.backprop.accuracy
-    return (
-        study.name,
-        method_name(each.method),
-        f"{each.learning_rate:g}{', at the edge of the sweep' if each.is_at_the_edge else ''}",
-        f"{len(each.runs)}{f', {each.diverged} diverged' if each.diverged else ''}",
-        shown(each),
-        "not timed" if step is None else f"{1000 * step:.1f}",
-        "-" if speed is None else f"{speed:.2f}",
-        *("-" if end is None else _seconds(each.seconds_to(share * end)) for share in (1, NEARLY)),
-    )
+    return {
+        "model": study.name,
+        "method": method_name(each.method),
+        "learning rate": f"{each.learning_rate:g}{', at the edge of the sweep' if each.is_at_the_edge else ''}",
+        "seeds": f"{len(each.runs)}{f', {each.diverged} diverged' if each.diverged else ''}",
+        "test accuracy": shown(each),
+        "ms a step": "not timed" if step is None else f"{1000 * step:.1f}",
+        "speed": "-" if speed is None else f"{speed:.2f}",
+        "to Backprop's end": "-" if end is None else _seconds(each.seconds_to(end)),
+        f"to {NEARLY:.0%} of it": "-" if end is None else _seconds(each.seconds_to(NEARLY * end)),
+    }
 
 
 def _seconds(value: float | None) -> str:

@@ -37,7 +37,7 @@ def transfer(runs: Sequence[Run]) -> Section:
         asked=f"{_QUESTION} {_setting(runs, table)} {_networks(runs)}",
         figures=tuple(_by_position(table, *group) for group in _groups(table) if group[0] == fewest),
         claims=(_claim(found, is_linear, "A linear backward pass transfers better."), _claim(found, _is_silu, _SILU)),
-        table=_table(found),
+        table=Table.of(list(map(_cells, found))),
         rerun="linear-backprop reproduce transfer-networks transfer",
         finding=_finding(found),
     )
@@ -107,7 +107,6 @@ def _claim(found: Sequence[Comparison], wanted: Callable[[Comparison], bool], cl
     chosen = [each for each in found if wanted(each)]
     pairs = {(each.best.source, each.best.victim) for each in chosen}
     return Claim(
-        experiment="transfer",
         claim=claim,
         paper="not in the paper; Guo et al. (2020) for LinBP, Wang et al. (2023) for BPA",
         measured="; ".join(_described(each) for each in chosen),
@@ -156,25 +155,17 @@ def _by_position(table: Sequence[Row], steps: int, momentum: float) -> Figure:
     )
 
 
-def _table(found: Sequence[Comparison]) -> Table:
-    columns = (
-        "source",
-        "victim",
-        "steps",
-        "momentum",
-        "attack",
-        "changed",
-        "fooled",
-        "I-FGSM",
-        "gain on the other images",
-    )
-    return Table(columns, tuple(_cells(each) for each in found))
-
-
-def _cells(each: Comparison) -> tuple[str, ...]:
+def _cells(each: Comparison) -> dict[str, str]:
     row = each.best
     low, high = row.interval
-    return (
-        *(row.source, row.victim, str(row.steps), f"{row.momentum:g}", each.kind, str(row.method.changed)),
-        *(f"{row.rate:.1%} ({low:.1%} to {high:.1%})", f"{each.plain.rate:.1%}", str(each.gain)),
-    )
+    return {
+        "source": row.source,
+        "victim": row.victim,
+        "steps": str(row.steps),
+        "momentum": f"{row.momentum:g}",
+        "attack": each.kind,
+        "changed": str(row.method.changed),
+        "fooled": f"{row.rate:.1%} ({low:.1%} to {high:.1%})",
+        "I-FGSM": f"{each.plain.rate:.1%}",
+        "gain on the other images": str(each.gain),
+    }
