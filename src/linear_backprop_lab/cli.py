@@ -242,6 +242,8 @@ def report(runs: Runs = Path("runs"), report: Report = Path("runs/report.html"))
     """
     with _usage():
         check_report_path(report)
+    if runs.is_dir():  # Otherwise there is nothing to write.
+        require_writable(report.parent, "--report")
     _draw(runs, report)
 
 

@@ -11,19 +11,12 @@ from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Figure, Section, Table
-from linear_backprop_lab.report.drawing import RULE_COLORS, legend_above, panels, to_svg
+from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, legend_above, panels, to_svg
 
 from .claims import NEARLY, shown, verdicts
 from .table import Study, Trained, family, learning_rate, method_name, studies
 
-_COLORS = {
-    "backprop": RULE_COLORS["Exact()"],
-    "linear": RULE_COLORS["Linear()"],
-    "local-linear": "#159a76",
-    "local-mean": "#a663cc",
-    "above": "#808080",
-}
-_MARKERS = {"backprop": "o", "linear": "s", "local-linear": "^", "local-mean": "D", "above": "v"}
+_STYLES = {"backprop": BLUE, "linear": ORANGE, "local-linear": GREEN, "local-mean": PURPLE, "above": GREY}
 _LINE_STYLES = ("-", "--", ":", "-.")
 
 
@@ -109,9 +102,8 @@ def _curve(drawn: Axes, each: Trained, x: NDArray[Any], style: str) -> None:
     drawn.plot(
         x[1:],
         each.curve[1:],
-        color=_COLORS[family(each.method)],
+        **_STYLES[family(each.method)],
         linestyle=style,
-        marker=_MARKERS[family(each.method)],
         markersize=3.5,
         label=method_name(each.method),
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._alike import alike
@@ -127,6 +126,9 @@ class Ratio:
 
 def ratio(first: NDArray[np.float64], second: NDArray[np.float64]) -> Ratio:
     """Compare two samples of positive numbers, each of at least two."""
+    # Imported here because it takes a second, and most of what the command line does goes without.
+    from scipy import stats
+
     interval = stats.bootstrap(
         (first, second), _ratio_of_medians, n_resamples=_RESAMPLES, method="percentile", rng=0
     ).confidence_interval

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
-from linear_backprop_lab.report.drawing import label_ends, panels, to_svg
+from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, label_ends, panels, to_svg
 
 from .table import ACTIVATIONS, BACKPROP, Row, by_activation, largest, rows
 
@@ -18,8 +18,7 @@ _ROUNDING = 1e-9
 """Above it a Jacobian is not symmetric: a hundred thousand times what rounding leaves of Backprop's."""
 _AGREE = 1e-6
 _NEARLY = 0.01
-_COLORS = {"tanh": "#d9601a", "sigmoid": "#2f86d1", "softplus": "#159a76", "silu": "#a663cc", "relu": "#808080"}
-_MARKERS = {"tanh": "s", "sigmoid": "o", "softplus": "^", "silu": "D", "relu": "v"}
+_STYLES = {"tanh": ORANGE, "sigmoid": BLUE, "softplus": GREEN, "silu": PURPLE, "relu": GREY}
 
 
 def regularizer(runs: Sequence[Run]) -> Section:
@@ -112,7 +111,7 @@ def _lines(
     for name, each in found.items():
         ordered = sorted(each, key=x)
         medians = [float(np.median(measure(row))) if measure(row).size else np.nan for row in ordered]
-        panel.plot(list(map(x, ordered)), medians, color=_COLORS[name], marker=_MARKERS[name], label=ACTIVATIONS[name])
+        panel.plot(list(map(x, ordered)), medians, **_STYLES[name], label=ACTIVATIONS[name])
     panel.set_yscale("log")
     panel.set_ylabel("antisymmetric / symmetric")
     label_ends(panel)

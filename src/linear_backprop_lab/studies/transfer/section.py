@@ -9,21 +9,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, by_direction
-from linear_backprop_lab.report.drawing import label_ends, panels, to_svg
+from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, YELLOW, label_ends, panels, to_svg
 
 from .methods import PLAIN
 from .networks import NAME as NETWORKS
 from .table import Comparison, Row, comparisons, is_linear, rows
 
-_COLORS = {
-    "LinBP": "#d9601a",
-    "Renormalized": "#159a76",
-    "first two runs": "#808080",
-    "SiLU": "#a663cc",
-    "BPA": "#b58900",
-}
-_MARKERS = {"LinBP": "s", "Renormalized": "^", "first two runs": "v", "SiLU": "D", "BPA": "o"}
-_PLAIN = "#2f86d1"
+_STYLES = {"LinBP": ORANGE, "Renormalized": GREEN, "first two runs": GREY, "SiLU": PURPLE, "BPA": YELLOW}
+_PLAIN = BLUE["color"]
 
 
 def transfer(runs: Sequence[Run]) -> Section:
@@ -140,7 +133,7 @@ def _by_position(table: Sequence[Row], steps: int, momentum: float) -> Figure:
             for kind in dict.fromkeys(row.method.kind for row in of_pair if row is not plain):
                 line = sorted((row for row in of_pair if row.method.kind == kind), key=lambda row: row.method.changed)
                 counts, rates = [row.method.changed for row in line], [row.rate for row in line]
-                panel.plot(counts, rates, color=_COLORS[kind], marker=_MARKERS[kind], label=kind)
+                panel.plot(counts, rates, **_STYLES[kind], label=kind)
             panel.yaxis.set_major_formatter(PercentFormatter(1))
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.set_ylabel("victim fooled")

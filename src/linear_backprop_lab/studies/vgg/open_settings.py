@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Figure, Section, Table
-from linear_backprop_lab.report.drawing import RULE_COLORS, RULE_MARKERS, legend_above, panels, rule_name, to_svg
+from linear_backprop_lab.report.drawing import RULE_STYLES, Style, legend_above, panels, rule_name, to_svg
 from linear_backprop_lab.studies.images.choices import both_chosen, choice_rows, under_both
 from linear_backprop_lab.studies.images.claims import ahead_once, early, learns
 from linear_backprop_lab.studies.images.settings import (
@@ -94,14 +94,13 @@ def _figure(by_network: dict[str, Networks]) -> Figure:
 
 
 def _marks(panel: Axes, row: int, runs: Sequence[Run]) -> None:
+    no_line: Style = {"linestyle": ""}
     for rule, choice in zip((BACKPROP, LINEAR), both_chosen(runs, "held_out"), strict=True):
         panel.errorbar(
             choice.value,
             _OFFSETS[rule] - row,
             xerr=SIGNIFICANT * standard_error(choice.run, choice.value),
-            color=RULE_COLORS[rule],
-            marker=RULE_MARKERS[rule],
+            **(RULE_STYLES[rule] | no_line),
             linewidth=1.2,
-            linestyle="",
             label=rule_name(rule) if row == 0 else None,
         )
