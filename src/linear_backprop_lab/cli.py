@@ -25,6 +25,7 @@ from linear_backprop_lab.studies import (
     EXPERIMENTS,
     Experiment,
     Only,
+    Place,
     Scale,
     awaited,
     check_settings,
@@ -197,7 +198,7 @@ def reproduce(
         cifar10_folder(data.expanduser())
     require_writable(runs, "--runs")
     require_writable(report.parent, "--report")
-    settings = (chosen, runs.resolve(), scale, data, not offline and _can_download(chosen, data))
+    settings = (chosen, Place(runs.resolve(), data, not offline and _can_download(chosen, data)), scale)
     with _usage():
         if wanted:
             check_settings(jobs_of(*settings), wanted)
@@ -243,6 +244,8 @@ def report(runs: Runs = Path("runs"), report: Report = Path("runs/report.html"))
     """
     with _usage():
         check_report_path(report)
+    if runs.is_dir():  # Otherwise there is nothing to write.
+        require_writable(report.parent, "--report")
     _draw(runs, report)
 
 

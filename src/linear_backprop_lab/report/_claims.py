@@ -14,7 +14,6 @@ class Claim:
     """One claim of the paper and what came of it.
 
     Attributes:
-        experiment: The experiment's name, such as `"fig1-left"`.
         claim: What the paper says, in one sentence.
         paper: The paper's own value, or its words.
         measured: What the records say, with numbers and how many runs they are of.
@@ -23,7 +22,6 @@ class Claim:
         key: The number that says most, in a few words.
     """
 
-    experiment: str
     claim: str
     paper: str
     measured: str

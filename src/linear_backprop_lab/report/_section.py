@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ._claims import Claim
@@ -33,6 +34,11 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, str]]) -> Table | None:
+        """From rows that have each cell under its head, all in the same order; None where there are none."""
+        return cls(tuple(rows[0]), tuple(tuple(row.values()) for row in rows)) if rows else None
 
 
 @dataclass(frozen=True)

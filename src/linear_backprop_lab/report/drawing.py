@@ -20,13 +20,20 @@ RULE_NAMES = {
     "Linear()": "Linear Backprop",
     "PreActivation()": "Algorithm 2 as printed",
 }
+Style = dict[str, Any]
+"""How a line is drawn, as matplotlib's `plot` takes it."""
+
 # Apart for the colour-blind (hues of Okabe and Ito), and 3:1 at least against both white and near-black.
-RULE_COLORS = {"Exact()": "#2f86d1", "Linear()": "#d9601a", "PreActivation()": "#159a76"}
-RULE_MARKERS = {"Exact()": "o", "Linear()": "s", "PreActivation()": "^"}
-RULE_LINES = {"Exact()": "-", "Linear()": (0, (4, 1.5)), "PreActivation()": (0, (1, 1.2))}
-RULE_STYLES: dict[str, dict[str, Any]] = {
-    rule: {"color": RULE_COLORS[rule], "marker": RULE_MARKERS[rule], "linestyle": RULE_LINES[rule]}
-    for rule in RULE_NAMES
+BLUE: Style = {"color": "#2f86d1", "marker": "o"}
+ORANGE: Style = {"color": "#d9601a", "marker": "s"}
+GREEN: Style = {"color": "#159a76", "marker": "^"}
+PURPLE: Style = {"color": "#a663cc", "marker": "D"}
+GREY: Style = {"color": "#808080", "marker": "v"}
+YELLOW: Style = {"color": "#b58900", "marker": "o"}
+RULE_STYLES: dict[str, Style] = {
+    "Exact()": {**BLUE, "linestyle": "-"},
+    "Linear()": {**ORANGE, "linestyle": (0, (4, 1.5))},
+    "PreActivation()": {**GREEN, "linestyle": (0, (1, 1.2))},
 }
 
 _STYLE: dict[Any, Any] = {

@@ -7,6 +7,7 @@ from ._only import Only as Only
 from ._only import UnknownSettingError as UnknownSettingError
 from ._only import check_settings as check_settings
 from ._only import runs_with as runs_with
+from ._place import Place as Place
 from ._registry import EXPERIMENTS as EXPERIMENTS
 from ._registry import STUDIES as STUDIES
 from ._registry import UnknownExperimentError as UnknownExperimentError
@@ -18,4 +19,5 @@ from ._registry import jobs_of as jobs_of
 from ._registry import stages_of as stages_of
 from ._scale import Scale as Scale
 from ._study import Experiment as Experiment
+from ._study import Plan as Plan
 from ._workload import workload as workload

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from linear_backprop_lab.records import Run
+
 from ._job import Job
+from ._place import Place
 from ._scale import Scale
 from ._study import Experiment
 from .bnn import STUDY as BNN
@@ -51,46 +54,39 @@ def experiments_named(names: Iterable[str]) -> list[Experiment]:
     return [e for e in EXPERIMENTS if asked.intersection((e.name, *e.views))]
 
 
-def jobs_of(
-    experiments: Iterable[Experiment], root: Path, scale: Scale, data: Path | None, download: bool
-) -> list[Job]:
+def jobs_of(experiments: Iterable[Experiment], place: Place, scale: Scale) -> list[Job]:
     """The runs of several experiments that can be named now, in their order; one that they share is there once."""
-    jobs = [job for experiment in experiments for job in experiment.jobs(root, scale, data, download)]
+    jobs = [job for experiment in experiments for job in experiment.jobs(place, scale)]
     return list({job.run.folder: job for job in jobs}.values())
 
 
-def stages_of(
-    experiments: Sequence[Experiment], root: Path, scale: Scale, data: Path | None, download: bool
-) -> Iterator[list[Job]]:
+def stages_of(experiments: Sequence[Experiment], place: Place, scale: Scale) -> Iterator[list[Job]]:
     """The runs of several experiments, a stage at a time: the next has what follows from the records of those before.
 
     Each run is in one stage. To be iterated while making the runs.
     """
     named: set[Path] = set()
-    while stage := [job for job in jobs_of(experiments, root, scale, data, download) if job.run.folder not in named]:
+    while stage := [job for job in jobs_of(experiments, place, scale) if job.run.folder not in named]:
         named.update(job.run.folder for job in stage)
         yield stage
 
 
-def awaited(experiments: Iterable[Experiment], root: Path, scale: Scale, data: Path | None, download: bool) -> int:
+def awaited(experiments: Iterable[Experiment], place: Place, scale: Scale) -> int:
     """How many runs the experiments cannot name yet, at most."""
-    return sum(each.awaited(root, scale, data, download) for each in experiments if each.awaited is not None)
+    return sum(each.plan(place, scale).awaited for each in experiments)
 
 
-def job_for(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
+def job_for(config: Mapping[str, Any], place: Place) -> Job:
     """The job that makes the run of a configuration: the same in every process.
 
     Args:
-        root: The folder all records lie in.
         config: `job.run.config` of a job, or the `config.json` of a record.
-        data: The folder of CIFAR-10; None to look for it.
-        download: Whether it may be downloaded.
+        place: Where it is made.
 
     Raises:
         UnknownExperimentError: No experiment makes records of this kind.
     """
-    for experiment in EXPERIMENTS:
-        if experiment.records == config["experiment"]:
-            return experiment.job(root, config, data, download)
-    known = ", ".join(dict.fromkeys(experiment.records for experiment in EXPERIMENTS))
-    raise UnknownExperimentError(f"no experiment makes records of {config['experiment']!r}; those made are of {known}")
+    makers = {experiment.records or experiment.name: experiment.job for experiment in EXPERIMENTS}
+    if (kind := config["experiment"]) not in makers:
+        raise UnknownExperimentError(f"no experiment makes records of {kind!r}; those made are of {', '.join(makers)}")
+    return makers[kind](Run(place.root, config), place)

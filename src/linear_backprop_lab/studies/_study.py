@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Section
 
 from ._job import Job
+from ._place import Place
 from ._scale import Scale
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of an experiment, as far as they can be named now.
+
+    Attributes:
+        configs: Their configurations. What follows from the records of others (further seeds of the best setting, say)
+            is there once those are complete.
+        awaited: How many runs cannot be named yet, at most.
+    """
+
+    configs: Sequence[Config]
+    awaited: int = 0
 
 
 @dataclass(frozen=True)
@@ -21,14 +37,10 @@ class Experiment:
     Attributes:
         name: As on the command line.
         summary: What it does, in a line.
-        records: `config["experiment"]` of the records that `job` makes, which experiments may share.
-        jobs: Its runs, from the folder all records lie in, the scale, the folder of CIFAR-10 (None: look for
-            it) and whether it may be downloaded.
-            What follows from the records of others (further seeds of the best setting, say) is there once those
-            are complete.
-        job: A run of `records` from its configuration, in any process; the other arguments are those of `jobs`.
+        plan: Its runs at a scale.
+        job: What makes one of them in any process, from its configuration alone.
+        records: `config["experiment"]` of its records, which experiments may share; its name unless given.
         views: Further names: parts of its figure, which are made of the same runs.
-        awaited: How many runs `jobs` cannot name yet, at most, from the same arguments; None where it always names all.
         on_images: Whether it is on CIFAR-10, or digits in its place.
         by_default: Whether it is run where no name is given.
         by_name_only: Whether "all" leaves it out: it wants the machine to itself.
@@ -36,19 +48,17 @@ class Experiment:
 
     name: str
     summary: str
-    records: str
-    jobs: Callable[[Path, Scale, Path | None, bool], list[Job]]
-    job: Callable[[Path, Mapping[str, Any], Path | None, bool], Job]
+    plan: Callable[[Place, Scale], Plan]
+    job: Callable[[Run, Place], Job]
+    records: str = ""
     views: tuple[str, ...] = ()
-    awaited: Callable[[Path, Scale, Path | None, bool], int] | None = None
     on_images: bool = True
     by_default: bool = False
     by_name_only: bool = False
 
-
-def every_run(run: Run) -> bool:
-    """What a section is drawn from unless it says otherwise."""
-    return True
+    def jobs(self, place: Place, scale: Scale) -> list[Job]:
+        """Its runs that can be named now."""
+        return [self.job(Run(place.root, config), place) for config in self.plan(place, scale).configs]
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Drawn:
 
     draw: Callable[[Sequence[Run]], Section]
     experiments: tuple[str, ...]
-    where: Callable[[Run], bool] = every_run
+    where: Callable[[Run], bool] = lambda run: True
     also: str | None = None
     unfinished: bool = False
 

@@ -4,6 +4,7 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies import (
     Job,
     Only,
+    Place,
     Scale,
     UnknownSettingError,
     check_settings,
@@ -66,6 +67,6 @@ def test_what_no_run_has_is_said_with_what_there_is(jobs, texts, message):
 def test_the_paper_s_own_setting_of_figure_2_is_two_runs(tmp_path, monkeypatch):
     monkeypatch.delenv("LINEAR_BACKPROP_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    jobs = jobs_of(experiments_named(["fig4"]), tmp_path, Scale.PAPER, None, False)
+    jobs = jobs_of(experiments_named(["fig4"]), Place(tmp_path), Scale.PAPER)
     found = chosen(jobs, "batch_norm=true", "learning_rate=0.001", "weight_decay=0.0001")
     assert [jobs[index].run.config["rule"] for index in found] == ["Exact()", "Linear()"]

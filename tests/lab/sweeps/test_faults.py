@@ -37,12 +37,19 @@ def make_until(job: Job, step: int) -> None:
         attempt(job, stop)
 
 
-def assert_as_undisturbed(run: Run, root: Path) -> None:
-    undisturbed = tiny_job(root / "undisturbed", run.config["seed"])
-    make(undisturbed)
-    assert damage(run) is None
-    assert without_time(run) == without_time(undisturbed.run)
-    assert run.record | {"seconds": 0} == undisturbed.run.record | {"seconds": 0}
+@pytest.fixture(scope="module")
+def assert_as_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Run], None]:
+    """Compare a run with one that nothing befell, which is made once for each seed."""
+    root = tmp_path_factory.mktemp("undisturbed")
+
+    def compare(run: Run) -> None:
+        undisturbed = tiny_job(root, run.config["seed"])
+        make(undisturbed)
+        assert damage(run) is None
+        assert without_time(run) == without_time(undisturbed.run)
+        assert run.record | {"seconds": 0} == undisturbed.run.record | {"seconds": 0}
+
+    return compare
 
 
 def cut(content: bytes) -> bytes:
@@ -74,7 +81,7 @@ def empty(content: bytes) -> bytes:
     ],
 )
 def test_damage_is_said_set_aside_and_redone(
-    tmp_path: Path, name: str, complete: bool, damage_it: Callable[[bytes], bytes]
+    tmp_path: Path, assert_as_undisturbed, name: str, complete: bool, damage_it: Callable[[bytes], bytes]
 ) -> None:
     job = tiny_job(tmp_path, 0)
     if complete:
@@ -93,7 +100,7 @@ def test_damage_is_said_set_aside_and_redone(
     assert outcome.set_aside.endswith(f"; set aside as {job.run.key}.broken-1")
     aside = job.run.folder.with_name(f"{job.run.key}.broken-1")
     assert {file.name: file.read_bytes() for file in aside.iterdir()} == kept
-    assert_as_undisturbed(job.run, tmp_path)
+    assert_as_undisturbed(job.run)
     states = {listed.folder.name: listed.state for listed in listing(tmp_path)}
     assert states == {job.run.key: "complete", aside.name: "set aside"}
 
@@ -126,7 +133,7 @@ def fill(file: Path) -> None:
             pass
 
 
-def test_a_full_disk_is_an_error_and_room_for_more_heals_it(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_room_for_more_heals_it(small_disk: Path, assert_as_undisturbed) -> None:
     job = tiny_job(small_disk, 0)
     filler = small_disk / "filler"
     outcome = attempt(job, lambda step: fill(filler) if step == STEPS // 2 else None)
@@ -139,10 +146,10 @@ def test_a_full_disk_is_an_error_and_room_for_more_heals_it(small_disk: Path, tm
     steps = []
     assert attempt(job, steps.append).state == "done"
     assert min(steps) > reached
-    assert_as_undisturbed(job.run, tmp_path)
+    assert_as_undisturbed(job.run)
 
 
-def test_a_file_size_limit_is_an_error_and_lifting_it_heals_it(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_an_error_and_lifting_it_heals_it(tmp_path: Path, assert_as_undisturbed) -> None:
     job = tiny_job(tmp_path, 0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -154,7 +161,7 @@ def test_a_file_size_limit_is_an_error_and_lifting_it_heals_it(tmp_path: Path) -
     assert damage(job.run) is None
     assert job.run.failure == outcome.error
     make(job)
-    assert_as_undisturbed(job.run, tmp_path)
+    assert_as_undisturbed(job.run)
 
 
 def test_divergence_is_a_result(tmp_path: Path) -> None:
@@ -183,7 +190,7 @@ def test_an_error_fails_its_run_alone_and_is_recorded(tmp_path: Path, monkeypatc
     assert jobs[0].run.failure is None
 
 
-def test_no_memory_and_dead_processes_fail_their_runs_alone(tmp_path: Path) -> None:
+def test_no_memory_and_dead_processes_fail_their_runs_alone(tmp_path: Path, assert_as_undisturbed) -> None:
     jobs = [tiny_job(tmp_path, seed, fault) for seed, fault in enumerate(("memory", "killed", "", "", ""))]
     memory, killed, *others = outcomes(jobs, partial(run_in_processes, workers=2))
     assert memory.state == "failed" and "can't allocate memory" in memory.error
@@ -192,7 +199,7 @@ def test_no_memory_and_dead_processes_fail_their_runs_alone(tmp_path: Path) -> N
     assert [job.run.failure for job in jobs] == [memory.error, killed.error, None, None, None]
     assert not any(is_locked(job.run) for job in jobs)
     for job in jobs[2:]:
-        assert_as_undisturbed(job.run, tmp_path)
+        assert_as_undisturbed(job.run)
 
 
 def begun(job: Job) -> bool:

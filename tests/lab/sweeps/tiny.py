@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch._dynamo  # As the first optimizer and the first evaluation would: here once, not once a fork.
-import torchmetrics.classification  # noqa: F401
+import torch._dynamo  # As the first optimizer would: here once, not once a fork.
 from rich.console import Console
 from torch import nn
 

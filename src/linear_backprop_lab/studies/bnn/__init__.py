@@ -3,18 +3,16 @@
 from linear_backprop_lab.studies._study import Drawn, Experiment, Study
 from linear_backprop_lab.studies.images.run import image_job
 
-from .runs import NAME, bnn_awaited, bnn_jobs
+from .runs import NAME, plan
 from .section import bnn
 
 STUDY = Study(
     experiments=(
         Experiment(
-            name=NAME,
-            summary="binarized ResNet-18 with hard tanh, the sweep under both rules: the paper's Precision@5 errors",
-            records=NAME,
-            jobs=bnn_jobs,
-            job=image_job,
-            awaited=bnn_awaited,
+            NAME,
+            "binarized ResNet-18 with hard tanh, the sweep under both rules: the paper's Precision@5 errors",
+            plan,
+            image_job,
         ),
     ),
     sections=(Drawn(bnn, (NAME,)),),

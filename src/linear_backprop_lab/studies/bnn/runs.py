@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import linear_backprop as lb
-from linear_backprop_lab.data import load_images
-from linear_backprop_lab.studies._job import Job
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
-from linear_backprop_lab.studies.images.run import image_job
+from linear_backprop_lab.studies._study import Plan
 from linear_backprop_lab.studies.images.sweep import PAPER_SIZE, Size, Staged, grid
 
 NAME = "bnn"
@@ -38,25 +35,9 @@ _SIZES = {
 _INFLATIONS = {Scale.SMOKE: 1, Scale.CPU: 1, Scale.PAPER: 5}
 
 
-def bnn_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
-    """Hard tanh under both rules, swept, then each at its best with further seeds; binarization is straight-through.
-
-    Args:
-        root: The folder all records lie in.
-        scale: How large the sweep is.
-        data: The folder of CIFAR-10; None to look for it, and to take digits in its place.
-        download: Whether it may be downloaded.
-    """
-    return [image_job(root, config, data, download) for config in _staged(scale, data, download).configs(root)]
-
-
-def bnn_awaited(root: Path, scale: Scale, data: Path | None, download: bool) -> int:
-    """How many more runs follow from the sweep, at most."""
-    return _staged(scale, data, download).awaited(root)
-
-
-def _staged(scale: Scale, data: Path | None, download: bool) -> Staged:
+def plan(place: Place, scale: Scale) -> Plan:
+    """Hard tanh under both rules, swept, then each at its best with further seeds; binarization is straight-through."""
     model = {"name": "binarized-resnet18", "inflate": _INFLATIONS[scale], "activation": "Hardtanh"}
     size = _SIZES[scale]
-    swept = grid(NAME, size, load_images(data, download=download), [model], (lb.Exact(), lb.Linear()))
-    return Staged(swept=swept, seeds=range(1, size.seeds), epochs=size.epochs, metric="top5_error")
+    swept = grid(NAME, size, place.images(), [model], (lb.Exact(), lb.Linear()))
+    return Staged(swept=swept, seeds=range(1, size.seeds), epochs=size.epochs, metric="top5_error").plan(place.root)

@@ -2,28 +2,24 @@
 
 from linear_backprop_lab.studies._study import Drawn, Experiment, Study
 
-from .runs import NAME, collapse_awaited, collapse_job, collapse_jobs
+from .runs import NAME, job, plan
 from .section import collapse
 from .timing import NAME as TIMING
-from .timing import timing_job, timing_jobs
+from .timing import timing_job, timing_plan
 
 STUDY = Study(
     experiments=(
         Experiment(
-            name=NAME,
-            summary="collapsed passes against Backprop on MLPs and convnets, swept, then at the best with several "
-            "seeds",
-            records=NAME,
-            jobs=collapse_jobs,
-            job=collapse_job,
-            awaited=collapse_awaited,
+            NAME,
+            "collapsed passes against Backprop on MLPs and convnets, swept, then at the best with several seeds",
+            plan,
+            job,
         ),
         Experiment(
-            name=TIMING,
-            summary="what their training steps cost, in turns in one process; for a machine that does nothing else",
-            records=TIMING,
-            jobs=timing_jobs,
-            job=lambda root, config, data, download: timing_job(root, config),
+            TIMING,
+            "what their training steps cost, in turns in one process; for a machine that does nothing else",
+            timing_plan,
+            timing_job,
             on_images=False,
             by_name_only=True,
         ),

@@ -39,7 +39,6 @@ def _reaches(table: Sequence[Study], kind: str) -> Claim:
     pairs = [(study, each) for study in table for each in study.others if family(each.method) == kind]
     decided = [(study, each, level) for study, each in pairs if (level := study.is_level(each)) is not None]
     return Claim(
-        experiment="collapse",
         claim=_CLAIMS[kind],
         paper=_PAPER.get(kind, _NOT_THE_PAPERS),
         measured="; ".join(_compared(study, each, level) for study, each, level in decided) or "no record",
@@ -77,7 +76,6 @@ def _fast_and_level(table: Sequence[Study]) -> Claim:
     }
     speeds = {study.name: study.speed for study in table}
     return Claim(
-        experiment="collapse",
         claim=f"A collapsed pass trains at Backprop's accuracy at least {_FAST:g} times faster a step.",
         paper=_NOT_THE_PAPERS,
         measured="; ".join(
@@ -96,7 +94,6 @@ def _fast_and_level(table: Sequence[Study]) -> Claim:
 def _sooner(table: Sequence[Study], share: float, level: str) -> Claim:
     raced = [(study, *race) for study in table if (race := _race(study, share)) is not None]
     return Claim(
-        experiment="collapse",
         claim=f"A collapsed pass reaches {level} in less time than Backprop.",
         paper=_NOT_THE_PAPERS,
         measured="; ".join(_raced(*each) for each in raced) or "no timing",

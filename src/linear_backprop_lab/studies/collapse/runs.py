@@ -14,11 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from linear_backprop_lab.data import ImageDataset, load_images
+from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.models import calibrate
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
+from linear_backprop_lab.studies._study import Config, Plan
 from linear_backprop_lab.studies.images.building import build_model, training_device
 from linear_backprop_lab.studies.images.run import images_of, seconds_at_most
 from linear_backprop_lab.training import Normalizer, Recipe, train
@@ -33,41 +35,29 @@ _SWEEP_TEST = 500  # The loop wants test images; the sweep is judged on those he
 _CALIBRATION = 512
 
 
-def collapse_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
-    """The sweep, and the runs at the best learning rate of every method whose sweep is complete below `root`.
+def plan(place: Place, scale: Scale) -> Plan:
+    """The sweep, and the runs at the best learning rate of every method whose sweep is complete.
 
-    Methods share seeds: initial weights, images and their order are the same.
-
-    Args:
-        root: The folder all records lie in.
-        scale: The paper has no such experiment; its scale is that of the CPU.
-        data: The folder of CIFAR-10; None to look for it, and to take digits in its place.
-        download: Whether it may be downloaded.
+    Methods share seeds: initial weights, images and their order are the same. The paper has no such experiment; its
+    scale is that of the CPU.
     """
-    found = load_images(data, download=download)
-    pairs = [(case, method) for case in cases(scale) for method in case.methods]
-    sweeps = {(case.name, method): sweep_configs(found, case, method) for case, method in pairs}
-    configs = [config for sweep in sweeps.values() for config in sweep]
-    for case, method in pairs:
-        rate = best_rate(root, sweeps[case.name, method])
-        configs += [] if rate is None else train_configs(found, case, method, rate)
-    return [collapse_job(root, config, data, download) for config in configs]
+    found = place.images()
+    swept: list[Config] = []
+    further: list[Config] = []
+    awaited = 0
+    for case in cases(scale):
+        for method in case.methods:
+            sweep = sweep_configs(found, case, method)
+            swept += sweep
+            if (rate := best_rate(place.root, sweep)) is None:
+                awaited += len(case.seeds)
+            else:
+                further += train_configs(found, case, method, rate)
+    return Plan([*swept, *further], awaited)
 
 
-def collapse_awaited(root: Path, scale: Scale, data: Path | None, download: bool) -> int:
-    """How many more runs follow from sweeps that are not complete below `root`."""
-    found = load_images(data, download=download)
-    return sum(
-        len(case.seeds)
-        for case in cases(scale)
-        for method in case.methods
-        if best_rate(root, sweep_configs(found, case, method)) is None
-    )
-
-
-def collapse_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
-    """The job of a configuration, as the experiment's jobs have them; it holds no images."""
-    run = Run(root, config)
+def job(run: Run, place: Place) -> Job:
+    """The job of a run of `plan`."""
     recipe = Recipe(**run.config["recipe"])
     model = run.config["model"]
     size = model.get("width") or "-".join(map(str, model["widths"]))
@@ -76,12 +66,12 @@ def collapse_job(root: Path, config: Mapping[str, Any], data: Path | None, downl
         label=f"{run.config['part']}: {model['name']} {size} {model['activation']}, {run.config['method']}, "
         f"lr {recipe.learning_rate:g}, seed {recipe.seed}",
         steps=recipe.steps(run.config["train_images"]),
-        perform=partial(_perform, run, data, download),
+        perform=partial(_perform, run, place),
         estimate=partial(seconds_at_most, run.config),
     )
 
 
-def sweep_configs(found: ImageDataset, case: Case, method: str) -> list[dict[str, Any]]:
+def sweep_configs(found: ImageDataset, case: Case, method: str) -> list[Config]:
     """A run a learning rate, seed 0; 5,000 images are held out, or a fifth where there are few."""
     held_out = min(_HELD_OUT, len(found.train_labels) // 5)
     left = len(found.train_labels) - held_out
@@ -97,7 +87,7 @@ def sweep_configs(found: ImageDataset, case: Case, method: str) -> list[dict[str
     ]
 
 
-def train_configs(found: ImageDataset, case: Case, method: str, rate: float) -> list[dict[str, Any]]:
+def train_configs(found: ImageDataset, case: Case, method: str, rate: float) -> list[Config]:
     """A run a seed, nothing held out."""
     train_images = min(case.train_images, len(found.train_labels))
     return [
@@ -111,7 +101,7 @@ def train_configs(found: ImageDataset, case: Case, method: str, rate: float) -> 
     ]
 
 
-def best_rate(root: Path, configs: Sequence[dict[str, Any]]) -> float | None:
+def best_rate(root: Path, configs: Sequence[Config]) -> float | None:
     """The learning rate of the best accuracy after the last epoch on the held-out images, the lower of equals.
 
     None where a run of the sweep is missing. One that diverged is out of the question unless all did.
@@ -127,7 +117,7 @@ def _merit(run: Run) -> tuple[bool, float, float]:
     return finished, run.metrics[-1]["held_out_accuracy"], -run.config["recipe"]["learning_rate"]
 
 
-def _config(found: ImageDataset, case: Case, method: str, rate: float, seed: int) -> dict[str, Any]:
+def _config(found: ImageDataset, case: Case, method: str, rate: float, seed: int) -> Config:
     return {
         "experiment": NAME,
         "data": found.name,
@@ -138,10 +128,10 @@ def _config(found: ImageDataset, case: Case, method: str, rate: float, seed: int
     }
 
 
-def _perform(run: Run, data: Path | None, download: bool, on_step: OnStep) -> None:
+def _perform(run: Run, place: Place, on_step: OnStep) -> None:
     config = run.config
     recipe = Recipe(**config["recipe"])
-    images = images_of(config, load_images(data, download=download))
+    images = images_of(config, place.images())
     model = method_named(config["method"])(calibrated(config["model"], images, recipe.seed))
     train(model, images, recipe, run, device=training_device(), on_step=on_step)
 

@@ -11,19 +11,12 @@ from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Figure, Section, Table
-from linear_backprop_lab.report.drawing import RULE_COLORS, legend_above, panels, to_svg
+from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, legend_above, panels, to_svg
 
 from .claims import NEARLY, shown, verdicts
 from .table import Study, Trained, family, learning_rate, method_name, studies
 
-_COLORS = {
-    "backprop": RULE_COLORS["Exact()"],
-    "linear": RULE_COLORS["Linear()"],
-    "local-linear": "#159a76",
-    "local-mean": "#a663cc",
-    "above": "#808080",
-}
-_MARKERS = {"backprop": "o", "linear": "s", "local-linear": "^", "local-mean": "D", "above": "v"}
+_STYLES = {"backprop": BLUE, "linear": ORANGE, "local-linear": GREEN, "local-mean": PURPLE, "above": GREY}
 _LINE_STYLES = ("-", "--", ":", "-.")
 
 
@@ -36,7 +29,7 @@ def collapse(runs: Sequence[Run]) -> Section:
         asked=_asked(runs),
         figures=tuple(map(_curves, table)),
         claims=verdicts(table) if table else (),
-        table=_table(table),
+        table=Table.of([_row(study, each) for study in table for each in study.methods.values()]),
         rerun="linear-backprop reproduce collapse; linear-backprop reproduce collapse-timing",
         finding=_finding(table),
     )
@@ -109,9 +102,8 @@ def _curve(drawn: Axes, each: Trained, x: NDArray[Any], style: str) -> None:
     drawn.plot(
         x[1:],
         each.curve[1:],
-        color=_COLORS[family(each.method)],
+        **_STYLES[family(each.method)],
         linestyle=style,
-        marker=_MARKERS[family(each.method)],
         markersize=3.5,
         label=method_name(each.method),
     )
@@ -128,34 +120,20 @@ def _caption(study: Study) -> str:
     )
 
 
-def _table(table: Sequence[Study]) -> Table:
-    columns = (
-        "model",
-        "method",
-        "learning rate",
-        "seeds",
-        "test accuracy",
-        "ms a step",
-        "speed",
-        "to Backprop's end",
-        f"to {NEARLY:.0%} of it",
-    )
-    return Table(columns, tuple(_row(study, each) for study in table for each in study.methods.values()))
-
-
-def _row(study: Study, each: Trained) -> tuple[str, ...]:
+def _row(study: Study, each: Trained) -> dict[str, str]:
     speed, step = study.speed(each), each.seconds_per_step
     end = None if study.backprop is None else study.backprop.accuracy
-    return (
-        study.name,
-        method_name(each.method),
-        f"{each.learning_rate:g}{', at the edge of the sweep' if each.is_at_the_edge else ''}",
-        f"{len(each.runs)}{f', {each.diverged} diverged' if each.diverged else ''}",
-        shown(each),
-        "not timed" if step is None else f"{1000 * step:.1f}",
-        "-" if speed is None else f"{speed:.2f}",
-        *("-" if end is None else _seconds(each.seconds_to(share * end)) for share in (1, NEARLY)),
-    )
+    return {
+        "model": study.name,
+        "method": method_name(each.method),
+        "learning rate": f"{each.learning_rate:g}{', at the edge of the sweep' if each.is_at_the_edge else ''}",
+        "seeds": f"{len(each.runs)}{f', {each.diverged} diverged' if each.diverged else ''}",
+        "test accuracy": shown(each),
+        "ms a step": "not timed" if step is None else f"{1000 * step:.1f}",
+        "speed": "-" if speed is None else f"{speed:.2f}",
+        "to Backprop's end": "-" if end is None else _seconds(each.seconds_to(end)),
+        f"to {NEARLY:.0%} of it": "-" if end is None else _seconds(each.seconds_to(NEARLY * end)),
+    }
 
 
 def _seconds(value: float | None) -> str:

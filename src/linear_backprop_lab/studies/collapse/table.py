@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies._alike import alike
 
 BACKPROP = "backprop"
 FAMILIES = (BACKPROP, "linear", "local-linear", "local-mean", "above")
@@ -178,10 +178,8 @@ def studies(runs: Sequence[Run]) -> list[Study]:
     parts: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         parts[run.config["part"]].append(run)
-    groups: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in parts["train"]:
-        groups[_same(run)][run.config["method"]].append(run)
-    found = [_study(group, parts["sweep"], parts["timing"]) for group in groups.values()]
+    groups = alike(parts["train"], "method", "recipe.learning_rate", "recipe.seed")
+    found = [_study(group, parts["sweep"], parts["timing"]) for group in groups]
     fullest = {study.name: study for study in sorted(found, key=_training)}
     return [fullest[name] for name in sorted(fullest)]
 
@@ -205,34 +203,21 @@ def learning_rate(run: Run) -> float:
     return run.config["recipe"]["learning_rate"]
 
 
-def _same(run: Run) -> str:
-    """Everything two runs of a study have in common."""
-    recipe = {**run.config["recipe"], "learning_rate": None, "seed": None}
-    return json.dumps({**run.config, "method": None, "recipe": recipe}, sort_keys=True)
-
-
-def _study(group: dict[str, list[Run]], sweep: Sequence[Run], timing: Sequence[Run]) -> Study:
-    config = next(iter(group.values()))[0].config
-    seconds = _seconds_per_step(timing, config)
-    trained = {method: _trained(runs, sweep, seconds.get(method)) for method, runs in group.items()}
+def _study(group: Sequence[Run], sweep: Sequence[Run], timing: Sequence[Run]) -> Study:
+    seconds = _seconds_per_step(timing, group[0].config)
+    methods = {run.config["method"]: None for run in group}
     timed = list(seconds)
-    order = sorted(trained, key=lambda m: (FAMILIES.index(family(m)), timed.index(m) if m in timed else len(timed), m))
-    return Study({method: trained[method] for method in order})
+    order = sorted(methods, key=lambda m: (FAMILIES.index(family(m)), timed.index(m) if m in timed else len(timed), m))
+    return Study({method: _trained(method, group, sweep, seconds.get(method)) for method in order})
 
 
-def _trained(runs: Sequence[Run], sweep: Sequence[Run], seconds_per_step: float | None) -> Trained:
+def _trained(method: str, group: Sequence[Run], sweep: Sequence[Run], seconds_per_step: float | None) -> Trained:
     """Where a method was trained at several learning rates, the one with the most seeds."""
-    by_rate: dict[float, list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run.config["recipe"]["seed"]):
-        by_rate[learning_rate(run)].append(run)
-    fullest = max(by_rate.values(), key=len)
-    config = fullest[0].config
-    swept = {
-        learning_rate(run)
-        for run in sweep
-        if all(run.config[key] == config[key] for key in ("data", "model", "method"))
-    }
-    return Trained(tuple(fullest), tuple(sorted(swept)), seconds_per_step)
+    runs = [run for run in group if run.config["method"] == method]
+    runs.sort(key=lambda run: run.config["recipe"]["seed"])
+    fullest = max(alike(runs, "recipe.seed"), key=len)
+    same = [run for run in sweep if all(run.config[key] == runs[0].config[key] for key in ("data", "model", "method"))]
+    return Trained(tuple(fullest), tuple(sorted(set(map(learning_rate, same)))), seconds_per_step)
 
 
 def _seconds_per_step(timing: Sequence[Run], config: dict[str, Any]) -> dict[str, float]:

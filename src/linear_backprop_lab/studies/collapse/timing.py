@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,9 @@ from torch.nn import functional as F
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
+from linear_backprop_lab.studies._study import Plan
 from linear_backprop_lab.studies.images.building import build_model, training_device
 from linear_backprop_lab.timing import Timed, medians, seconds
 from linear_backprop_lab.training import Recipe
@@ -27,27 +28,19 @@ NAME = "collapse-timing"
 _ROUNDS = 25
 
 
-def timing_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
+def timing_plan(place: Place, scale: Scale) -> Plan:
     """One run that times every method of every case; it means something on an otherwise idle machine alone.
 
-    Args:
-        root: The folder the record lies in.
-        scale: To see that it runs, a single round.
-        data: Not needed: batches are drawn at random.
-        download: Not needed.
+    A line of metrics a model: `model`, `batch_size`, and `seconds`, by method the median over the rounds of what a
+    step takes: forward, cross-entropy, backward and the optimizer's step on a batch that is in memory, drawn at random.
     """
     models = [{"model": case.model, "methods": case.methods, "recipe": asdict(case.recipe)} for case in cases(scale)]
     rounds = 1 if scale is Scale.SMOKE else _ROUNDS
-    return [timing_job(root, {"experiment": NAME, "part": "timing", "rounds": rounds, "cases": models})]
+    return Plan([{"experiment": NAME, "part": "timing", "rounds": rounds, "cases": models}])
 
 
-def timing_job(root: Path, config: Mapping[str, Any]) -> Job:
-    """The job of a configuration: its `cases` have a `model`, `methods` and a `recipe`.
-
-    A line of metrics a model: `model`, `batch_size`, and `seconds`, by method the median over the rounds of what a
-    step takes: forward, cross-entropy, backward and the optimizer's step on a batch that is in memory.
-    """
-    run = Run(root, config)
+def timing_job(run: Run, place: Place) -> Job:
+    """The job of a run of `timing_plan`; it needs no images."""
     count = len(run.config["cases"])
     return Job(run, f"timing: {count} models, methods in turns", count, partial(_perform, run))
 

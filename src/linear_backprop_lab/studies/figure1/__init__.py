@@ -2,18 +2,17 @@
 
 from linear_backprop_lab.studies._study import Drawn, Experiment, Study
 
-from .runs import NAME, VIEWS, figure1_job, figure1_jobs_at
+from .runs import NAME, job, plan
 from .section import figure1
 
 STUDY = Study(
     experiments=(
         Experiment(
-            name=NAME,
-            summary="50 small MLPs a rule fit five points of a cubic: fit, generalisation, unit activations",
-            records=NAME,
-            jobs=figure1_jobs_at,
-            job=lambda root, config, data, download: figure1_job(root, config),
-            views=VIEWS,
+            NAME,
+            "50 small MLPs a rule fit five points of a cubic: fit, generalisation, unit activations",
+            plan,
+            job,
+            views=("fig1-left", "fig1-middle", "fig1-right"),
             on_images=False,
             by_default=True,
         ),

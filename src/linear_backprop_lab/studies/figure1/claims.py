@@ -46,7 +46,6 @@ def _overfits(table: Ensembles, rule: str, claim: str, paper: str) -> Claim:
     found = table.get(("relu", rule))
     others = [each for each in table.values() if each.rule == rule]
     return Claim(
-        experiment="fig1-left",
         claim=claim,
         paper=paper,
         measured="; ".join(f"{_name(each)}: {_arrival(each)}" for each in others) or "no record",
@@ -75,7 +74,6 @@ def _generalises(table: Ensembles) -> Claim:
     found = table.get(("relu", _LINEAR))
     below = None if found is None else found.test_mse < found.constant_mse
     return Claim(
-        experiment="fig1-left",
         claim="A network overfitted with Linear Backprop generalises to unseen points.",
         paper="“Our results suggest that Linear Backprop also generalizes.” (caption of figure 1)",
         measured="no record"
@@ -93,7 +91,6 @@ def _similarly(table: Ensembles) -> Claim:
     pairs = {activation: pair for activation in ACTIVATION_NAMES for pair in _pair(table, activation)}
     ratios = {name: ratio(linear.test_mse, exact.test_mse) for name, (linear, exact) in pairs.items()}
     return Claim(
-        experiment="fig1-middle",
         claim="Over many initialisations Linear Backprop generalises as Backprop does.",
         paper="“has similar generalization when trained with Backprop” (section 1.1)",
         measured="; ".join(
@@ -154,7 +151,6 @@ def _units_claim(
     compared = [(case, *pair) for case in cases for pair in _pair(table, case[0])]
     outcomes = [_is_much_higher(linear, exact, layer) for (_, layer), linear, exact in compared]
     return Claim(
-        experiment="fig1-right",
         claim=claim,
         paper=paper,
         measured="; ".join(_magnitude(linear, exact, layer) for (_, layer), linear, exact in compared) or "no record",

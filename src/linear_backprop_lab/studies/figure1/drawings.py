@@ -8,15 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from linear_backprop_lab.report import Figure
-from linear_backprop_lab.report.drawing import (
-    RULE_COLORS,
-    RULE_LINES,
-    RULE_MARKERS,
-    legend_above,
-    panels,
-    rule_name,
-    to_svg,
-)
+from linear_backprop_lab.report.drawing import RULE_STYLES, Style, legend_above, panels, rule_name, to_svg
 
 from .table import ACTIVATION_NAMES, Ensemble, Ensembles
 
@@ -82,11 +74,11 @@ def _curves(panel: Axes, group: list[Ensemble]) -> None:
     data = group[0].predictions
     panel.plot(data["test_inputs"], data["test_targets"], color=_NEUTRAL, linewidth=3.5, alpha=0.6, label="target")
     for each in group:
-        curves, color = each.predictions["predictions"], RULE_COLORS.get(each.rule, _NEUTRAL)
+        curves, color = each.predictions["predictions"], _style(each)["color"]
+        line: Style = _style(each) | {"marker": ""}
         low, high = np.nanpercentile(curves, _BAND, axis=0)
         panel.fill_between(data["test_inputs"], low, high, color=color, alpha=0.18, linewidth=0)
-        line = RULE_LINES.get(each.rule, "-.")
-        panel.plot(data["test_inputs"], curves[0], color=color, linestyle=line, label=rule_name(each.rule))
+        panel.plot(data["test_inputs"], curves[0], **line, label=rule_name(each.rule))
     panel.plot(
         data["train_inputs"],
         data["train_targets"],
@@ -104,23 +96,21 @@ def _curves(panel: Axes, group: list[Ensemble]) -> None:
 
 def _errors(panel: Axes, group: list[Ensemble]) -> None:
     for row, each in enumerate(group):
-        color, marker = RULE_COLORS.get(each.rule, _NEUTRAL), RULE_MARKERS.get(each.rule, "D")
+        style: Style = _style(each) | {"linestyle": "none"}
         # Spread over the row by initialisation, so that marks of equal error stay apart.
         heights = row + np.linspace(-0.3, 0.3, each.size)
-        for arrived, face in ((True, color), (False, "none")):
+        for arrived, face in ((True, style["color"]), (False, "none")):
             chosen = each.arrived == arrived
             panel.plot(
                 each.test_mse[chosen],
                 heights[chosen],
-                linestyle="none",
-                marker=marker,
+                **style,
                 markersize=4.5,
-                color=color,
                 markerfacecolor=face,
                 alpha=0.8,
                 label=rule_name(each.rule) if arrived == each.arrived.any() else None,
             )
-        panel.plot([np.median(each.test_mse)] * 2, [row - 0.42, row + 0.42], color=color, linewidth=3)
+        panel.plot([np.median(each.test_mse)] * 2, [row - 0.42, row + 0.42], color=style["color"], linewidth=3)
     panel.axvline(group[0].constant_mse, color=_NEUTRAL, linestyle="--")
     panel.set_xscale("log")
     panel.set_yticks([])
@@ -148,8 +138,8 @@ def _histogram(panel: Axes, group: list[Ensemble], quantity: str) -> None:
         panel.stairs(
             counts / max(counts.sum(), 1),
             each.histograms[f"{quantity}_edges"],
-            color=RULE_COLORS.get(each.rule, _NEUTRAL),
-            linestyle=RULE_LINES.get(each.rule, "-."),
+            color=_style(each)["color"],
+            linestyle=_style(each)["linestyle"],
             linewidth=1.6,
             label=rule_name(each.rule),
         )
@@ -164,9 +154,7 @@ def _layers(panel: Axes, group: list[Ensemble]) -> None:
             layers,
             median,
             yerr=(median - low, high - median),
-            color=RULE_COLORS.get(each.rule, _NEUTRAL),
-            marker=RULE_MARKERS.get(each.rule, "D"),
-            linestyle=RULE_LINES.get(each.rule, "-."),
+            **_style(each),
             capsize=3,
             label=rule_name(each.rule),
         )
@@ -174,3 +162,7 @@ def _layers(panel: Axes, group: list[Ensemble]) -> None:
     panel.set_xticks(range(1, group[0].mean_abs.shape[1] + 1))
     panel.set_xlabel("hidden layer")
     panel.set_ylabel("mean |a|")
+
+
+def _style(each: Ensemble) -> Style:
+    return RULE_STYLES.get(each.rule, {"color": _NEUTRAL, "marker": "D", "linestyle": "-."})

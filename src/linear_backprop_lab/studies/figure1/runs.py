@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,13 @@ from linear_backprop_lab.data import Polynomial
 from linear_backprop_lab.models import MLPEnsemble
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
+from linear_backprop_lab.studies._study import Config, Plan
 from linear_backprop_lab.studies._threads import one_thread
 from linear_backprop_lab.training import EnsembleOutcome, train_ensemble
 
 NAME = "fig1"
-VIEWS = ("fig1-left", "fig1-middle", "fig1-right")
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 _RULES = (lb.Exact(), lb.Linear(), lb.PreActivation())
@@ -49,15 +49,11 @@ _ACTIVATION_EDGES = {
 }
 
 
-def figure1_jobs_at(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
-    """The runs at a scale: whole, but at the smallest. They need no images."""
-    return figure1_jobs(root, **_SMOKE) if scale is Scale.SMOKE else figure1_jobs(root)
+def plan(place: Place, scale: Scale) -> Plan:
+    """The runs that all three parts of the figure are made of: each activation under each rule; whole, but at `SMOKE`.
 
-
-def figure1_jobs(root: Path, *, initialisations: int = _INITIALISATIONS, max_steps: int = _MAX_STEPS) -> list[Job]:
-    """The runs all three parts of the figure are made of: each activation under each rule.
-
-    A run holds all initialisations. Network n starts from the same weights in every run. Its folder holds
+    A run holds all initialisations: N networks with seeds 0 to N - 1; network n starts from the same weights in every
+    run. One that has not arrived after the most steps is recorded as it is. The folder holds
 
     - `metrics.jsonl`: every 100 steps `step`, `arrived` (how many networks) and `median_train_mse`;
     - `networks.npz`: a network each `steps`, `train_mse`, `test_mse` (against the curve without noise, on
@@ -68,28 +64,37 @@ def figure1_jobs(root: Path, *, initialisations: int = _INITIALISATIONS, max_ste
       `activations` the histogram over networks, samples and units, `*_counts` (layers, bins) and
       `*_edges` (bins + 1,), whose end bins count what lies beyond them, too, and `*_mean_abs` (N, layers);
     - `record.json`: how many networks `arrived`, `diverged` and were `unfinished`, and medians.
-
-    Args:
-        root: The folder all records lie in.
-        initialisations: N, how many networks; their seeds are 0 to N - 1.
-        max_steps: The most steps a network takes; one that has not arrived then is recorded as it is.
     """
+    return Plan(configs(**_SMOKE) if scale is Scale.SMOKE else configs())
+
+
+def configs(*, initialisations: int = _INITIALISATIONS, max_steps: int = _MAX_STEPS) -> list[Config]:
+    """Of N networks that take so many steps at most, each activation under each rule."""
     return [
-        figure1_job(root, _config(activation, rule, initialisations, max_steps))
+        {
+            "experiment": NAME,
+            "activation": activation,
+            "rule": repr(rule),
+            "widths": _WIDTHS,
+            "seeds": list(range(initialisations)),
+            "data_seed": 0,
+            "learning_rate": _LEARNING_RATE,
+            "tolerance": _TOLERANCE,
+            "max_steps": max_steps,
+        }
         for activation, rule in itertools.product(_ACTIVATIONS, _RULES)
     ]
 
 
-def figure1_job(root: Path, config: Mapping[str, Any]) -> Job:
-    """The job of one configuration, as `figure1_jobs` makes them."""
-    run = Run(root, config)
-    label = f"{len(config['seeds'])} MLPs, {config['activation']}, {config['rule']}"
+def job(run: Run, place: Place) -> Job:
+    """The job of a run of `plan`; it needs no images."""
+    config = run.config
     return Job(
         run=run,
-        label=label,
+        label=f"{len(config['seeds'])} MLPs, {config['activation']}, {config['rule']}",
         steps=config["max_steps"],
         perform=partial(_perform, run),
-        estimate=partial(_estimate, run.config),
+        estimate=partial(_estimate, config),
     )
 
 
@@ -101,20 +106,6 @@ def _estimate(config: Mapping[str, Any]) -> float:
     started = time.perf_counter()
     train_ensemble(model, data.train_inputs, data.train_targets, tolerance=0, max_steps=_TIMED_STEPS)
     return (time.perf_counter() - started) / _TIMED_STEPS * config["max_steps"]
-
-
-def _config(activation: str, rule: lb.BackwardRule, initialisations: int, max_steps: int) -> dict[str, Any]:
-    return {
-        "experiment": NAME,
-        "activation": activation,
-        "rule": repr(rule),
-        "widths": _WIDTHS,
-        "seeds": list(range(initialisations)),
-        "data_seed": 0,
-        "learning_rate": _LEARNING_RATE,
-        "tolerance": _TOLERANCE,
-        "max_steps": max_steps,
-    }
 
 
 @one_thread()

@@ -12,7 +12,7 @@ from linear_backprop_lab.report.drawing import rule_name
 
 from .claims import verdict
 from .drawings import figures
-from .table import ACTIVATION_NAMES, Ensemble, Ensembles, ensembles
+from .table import ACTIVATION_NAMES, Ensemble, ensembles
 
 
 def figure1(runs: Sequence[Run]) -> Section:
@@ -28,7 +28,7 @@ def figure1(runs: Sequence[Run]) -> Section:
         asked=_asked(next(iter(table.values()))),
         figures=figures(table),
         claims=verdict(table),
-        table=_table(table),
+        table=Table.of(list(map(_row, table.values()))),
         rerun="linear-backprop reproduce fig1",
     )
 
@@ -45,31 +45,17 @@ def _asked(each: Ensemble) -> str:
     )
 
 
-def _table(table: Ensembles) -> Table:
-    layers = next(iter(table.values())).mean_abs.shape[1]
-    columns = (
-        "units",
-        "rule",
-        "arrived",
-        "diverged",
-        "median steps",
-        "median test MSE (quartiles)",
-        *(f"mean |a|, layer {k}" for k in range(1, layers + 1)),
-        "time",
-    )
-    return Table(columns, tuple(_row(each) for each in table.values()))
-
-
-def _row(each: Ensemble) -> tuple[str, ...]:
+def _row(each: Ensemble) -> dict[str, str]:
     record = each.run.record
     low, median, high = np.percentile(each.test_mse, (25, 50, 75))
-    return (
-        ACTIVATION_NAMES.get(each.activation, each.activation),
-        rule_name(each.rule),
-        f"{record['arrived']} of {each.size}",
-        str(record["diverged"]),
-        f"{np.median(each.steps):,.0f}",
-        f"{median:.2g} ({low:.2g} to {high:.2g})",
-        *(f"{value:.2g}" for value in np.median(each.mean_abs, axis=0)),
-        f"{record['seconds']:.1f} s",
-    )
+    layers = enumerate(np.median(each.mean_abs, axis=0), start=1)
+    return {
+        "units": ACTIVATION_NAMES.get(each.activation, each.activation),
+        "rule": rule_name(each.rule),
+        "arrived": f"{record['arrived']} of {each.size}",
+        "diverged": str(record["diverged"]),
+        "median steps": f"{np.median(each.steps):,.0f}",
+        "median test MSE (quartiles)": f"{median:.2g} ({low:.2g} to {high:.2g})",
+        **{f"mean |a|, layer {k}": f"{value:.2g}" for k, value in layers},
+        "time": f"{record['seconds']:.1f} s",
+    }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies._alike import alike
 
 ACTIVATION_NAMES = {"relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
 _RULE_ORDER = ("Exact()", "Linear()", "PreActivation()")
@@ -90,10 +88,8 @@ def ensembles(runs: Sequence[Run]) -> Ensembles:
     Where runs of several settings are given, those with the most networks count, then those with the
     most steps allowed: the fullest record, not the first.
     """
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[json.dumps({**run.config, "activation": None, "rule": None}, sort_keys=True)].append(run)
-    fullest = max(groups.values(), key=lambda g: (len(g[0].config["seeds"]), g[0].config["max_steps"], len(g)))
+    groups = alike(runs, "activation", "rule")
+    fullest = max(groups, key=lambda g: (len(g[0].config["seeds"]), g[0].config["max_steps"], len(g)))
     found = {(run.config["activation"], run.config["rule"]): Ensemble(run) for run in fullest}
     return dict(sorted(found.items(), key=lambda item: _order(*item[0])))
 
@@ -130,6 +126,9 @@ class Ratio:
 
 def ratio(first: NDArray[np.float64], second: NDArray[np.float64]) -> Ratio:
     """Compare two samples of positive numbers, each of at least two."""
+    # Imported here because it takes a second, and most of what the command line does goes without.
+    from scipy import stats
+
     interval = stats.bootstrap(
         (first, second), _ratio_of_medians, n_resamples=_RESAMPLES, method="percentile", rng=0
     ).confidence_interval

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Claim, by_direction
 from linear_backprop_lab.report.drawing import rule_name
-from linear_backprop_lab.studies.images.selection import Choice, Metric, Protocol, choose
 
-from .seeds import Seeds, both_seeds, difference
-from .settings import BACKPROP, LINEAR, SIGNIFICANT, Networks, is_above_chance, setting, standard_error, swept, under
+from .seeds import Seeds, ahead_of, both_seeds
+from .selection import Choice, Metric, Protocol, choose, protocols
+from .settings import BACKPROP, LINEAR, Networks, direction, setting, standard_error, swept, under
 
 CHOSEN: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
 """By which images, in words."""
@@ -34,45 +33,34 @@ def finished(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.record["status"] == "finished"]
 
 
-def learned(networks: Networks, protocol: Protocol) -> dict[str, Choice | None]:
-    """Linear Backprop's best run of every network that did not diverge; None where all did."""
-    found = {name: finished(under(runs, LINEAR)) for name, runs in networks.items()}
-    return {name: choose(runs, protocol) if runs else None for name, runs in found.items()}
-
-
-def is_learned(choice: Choice | None) -> bool:
-    """Whether there is such a run, and it is above chance by more than 1.96 standard errors of the test set."""
-    return choice is not None and is_above_chance(choice.run, choice.value)
-
-
 def described(choice: Choice, digits: int = 1) -> str:
     """The value on the test set as a percentage, the setting and the epoch."""
     return f"{choice.value:.{digits}%} ({setting(choice.run)}, epoch {choice.epoch})"
 
 
-def exceeds(first: Choice, second: Choice) -> bool:
-    """Whether a share is above another by more than 1.96 standard errors of their difference on the test set."""
-    error = math.hypot(standard_error(first.run, first.value), standard_error(second.run, second.value))
-    return first.value - second.value > SIGNIFICANT * error
+def beats(first: Choice, second: Choice) -> int:
+    """1 where the first's share is above the second's beyond error on the test set, -1 where below, else 0."""
+    error = math.hypot(*(standard_error(each.run, each.value) for each in (first, second)))
+    return direction(first.value - second.value, error)
 
 
-def choice_rows(name: str, runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """A row a rule and protocol, under the heads of `CHOICE_COLUMNS`."""
+def choice_rows(name: str, runs: Sequence[Run]) -> list[dict[str, str]]:
+    """A row a rule and protocol."""
     return [
-        (name, rule_name(rule), words, setting(choice.run), str(choice.epoch), *_numbers(choice))
+        {
+            "network": name,
+            "rule": rule_name(rule),
+            "chosen": CHOSEN[protocol],
+            "setting": setting(choice.run),
+            "epoch": str(choice.epoch),
+            "test accuracy": f"{choice.value:.1%}",
+            "Precision@5 error": f"{choice.run.metrics[choice.epoch - 1]['test_top5_error']:.2%}",
+        }
         for rule in (BACKPROP, LINEAR)
-        if under(runs, rule)
-        for protocol, words in CHOSEN.items()
-        for choice in (choose(under(runs, rule), protocol),)
+        if (members := under(runs, rule))
+        for protocol in protocols(members[0])
+        for choice in (choose(members, protocol),)
     ]
-
-
-CHOICE_COLUMNS = ("network", "rule", "chosen", "setting", "epoch", "test accuracy", "Precision@5 error")
-
-
-def _numbers(choice: Choice) -> tuple[str, str]:
-    line = choice.run.metrics[choice.epoch - 1]
-    return f"{line['test_accuracy']:.1%}", f"{line['test_top5_error']:.2%}"
 
 
 @dataclass(frozen=True)
@@ -93,16 +81,9 @@ class Comparison:
 
     @property
     def outcomes(self) -> list[int]:
-        """1 where Linear Backprop is ahead by more than 1.96 standard errors, -1 where Backprop is, else 0.
-
-        Of the sweep's seed, then of the mean over seeds.
-        """
-        backprop, linear = self.chosen
-        found = [
-            exceeds(linear, backprop) - exceeds(backprop, linear),
-            _sign(difference(self.seeds[1], self.seeds[0])),
-        ]
-        return found if self.metric == "accuracy" else [-outcome for outcome in found]
+        """1 where Linear Backprop is ahead beyond error, -1 where Backprop is, else 0: of seed 0, of the mean."""
+        better = 1 if self.metric == "accuracy" else -1
+        return [better * beats(*reversed(self.chosen)), better * ahead_of(*reversed(self.seeds))]
 
     @property
     def measured(self) -> str:
@@ -115,11 +96,6 @@ class Comparison:
         )
 
 
-def _sign(errors: float) -> int:
-    """Of a difference in standard errors: 0 within 1.96."""
-    return (errors > SIGNIFICANT) - (errors < -SIGNIFICANT)
-
-
 def comparisons(runs: Sequence[Run], metric: Metric = "accuracy") -> list[Comparison]:
     """One a protocol, from the runs of a sweep under both rules and those with further seeds."""
     return [
@@ -128,27 +104,10 @@ def comparisons(runs: Sequence[Run], metric: Metric = "accuracy") -> list[Compar
     ]
 
 
-def linear_is_ahead(networks: Networks, *, experiment: str, claim: str, paper: str) -> Claim:
-    """Whether Linear Backprop is ahead, each rule at its best setting.
-
-    Args:
-        networks: The runs of a sweep, and those with further seeds.
-        experiment: As in `Claim`, like what follows.
-        claim: In one sentence.
-        paper: The paper's words.
-    """
-    compared = [(name, each) for name, runs in networks.items() for each in comparisons(runs)]
-    return Claim(
-        experiment=experiment,
-        claim=claim,
-        paper=paper,
-        measured="; ".join(f"{name}, {each.measured}" for name, each in compared),
-        verdict=by_direction([outcome for _, each in compared for outcome in each.outcomes]),
-        key=key_numbers(compared),
-        how="holds where Linear Backprop's test accuracy is above Backprop's by more than 1.96 standard errors of the "
-        "difference, with and without batch normalization, by both ways of choosing, for the sweep's seed and in the "
-        "mean over seeds; partly where in some; no difference seen where neither is ahead anywhere",
-    )
+def leader(compared: Sequence[Comparison]) -> int:
+    """1 where Linear Backprop is ahead in every outcome, -1 where Backprop is, 0 where neither is."""
+    directions = {outcome for each in compared for outcome in each.outcomes}
+    return directions.pop() if len(directions) == 1 else 0
 
 
 def key_numbers(compared: Sequence[tuple[str, Comparison]]) -> str:

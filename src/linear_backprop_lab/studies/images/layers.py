@@ -80,7 +80,7 @@ def _saturation(name: str, best: dict[str, Run]) -> Figure:
     )
 
 
-def vanishing(experiment: str, compared: Networks) -> Claim:
+def vanishing(compared: Networks) -> Claim:
     """Whether Backprop's gradients vanish on the way down, and Linear Backprop's do not."""
     found = {
         name: _lowest_to_highest(choose(under(runs, BACKPROP), "test").run)
@@ -89,7 +89,6 @@ def vanishing(experiment: str, compared: Networks) -> Claim:
     }
     known = {name: ratios for name, ratios in found.items() if ratios is not None}
     return Claim(
-        experiment=experiment,
         claim="With tanh, Backprop's gradients vanish on the way to the lowest layer, Linear Backprop's do not.",
         paper="“The tanh activation function is in particular prone to vanishing gradients since it has many "
         "saturating regions.” (section 1.2)",

@@ -6,15 +6,15 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import linear_backprop as lb
-from linear_backprop_lab.data import DataError, ImageDataset, load_images
+from linear_backprop_lab.data import DataError, ImageDataset
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._threads import one_thread
 from linear_backprop_lab.training import Recipe, train
 
@@ -24,26 +24,22 @@ from .building import build_model, training_device
 _STEPS_OF_DIAGNOSTICS = 3
 
 
-def image_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
-    """The job of a configuration; it holds no images, so that it travels to other processes.
+def image_job(run: Run, place: Place) -> Job:
+    """The job of a run on images.
 
     Runs that differ in the rule alone start from the same weights and see the same images in the same order.
 
     Args:
-        root: The folder all records lie in.
-        config: `experiment`; `data`, the name of the data set; `train_images`, `held_out_images` (may be 0) and
-            `test_images`, how many of it; `model`, as `build_model` takes it; `rule`; `recipe`, the arguments of
-            `Recipe`.
-        data: The folder of CIFAR-10; None to look for it.
-        download: Whether it may be downloaded.
+        run: Its configuration has `experiment`; `data`, the name of the data set; `train_images`, `held_out_images`
+            (may be 0) and `test_images`, how many of it; `model`, as `build_model` takes it; `rule`; `recipe`, the
+            arguments of `Recipe`.
+        place: Where it is made.
     """
-    run = Run(root, config)
-    steps = Recipe(**run.config["recipe"]).steps(run.config["train_images"])
     return Job(
         run=run,
         label=_label(run.config),
-        steps=steps,
-        perform=partial(_perform, run, data, download),
+        steps=Recipe(**run.config["recipe"]).steps(run.config["train_images"]),
+        perform=partial(_perform, run, place),
         estimate=partial(seconds_at_most, run.config),
         # Without a GPU, several processes cannot take batch statistics together.
         shared=training_device() == "cuda" or not run.config["model"].get("batch_norm", True),
@@ -97,10 +93,10 @@ def seconds_of_a_step(model_config: str, batch_size: int, channels_last: bool) -
     return seconds(lambda: model(images).sum().backward()), forward
 
 
-def _perform(run: Run, data: Path | None, download: bool, on_step: OnStep) -> None:
+def _perform(run: Run, place: Place, on_step: OnStep) -> None:
     config = run.config
     recipe = Recipe(**config["recipe"])
-    images = images_of(config, load_images(data, download=download))
+    images = images_of(config, place.images())
     model = build_model(config["model"], recipe.seed)
     lb.convert(model, lb.rule_from_name(config["rule"]))
     train(model, images, recipe, run, device=training_device(), on_step=on_step)

@@ -12,13 +12,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report.drawing import RULE_STYLES, axes, label_ends, rule_name, to_svg
-from linear_backprop_lab.studies.images.selection import Metric, Protocol, choose
 
+from .selection import Metric, Protocol, choose
 from .settings import (
     BACKPROP,
     LINEAR,
     activation_name,
     curve,
+    direction,
     epochs,
     is_above_chance,
     learning_rate,
@@ -119,9 +120,9 @@ def _setting(run: Run) -> tuple[float, float]:
     return learning_rate(run), penalty(run)
 
 
-def difference(first: Seeds, second: Seeds) -> float:
-    """How far the first's mean is above the second's, in standard errors of the difference."""
-    return (fmean(first.best) - fmean(second.best)) / math.hypot(first.error, second.error)
+def ahead_of(first: Seeds, second: Seeds) -> int:
+    """1 where the first's mean is above the second's beyond error, -1 where it is below, else 0."""
+    return direction(fmean(first.best) - fmean(second.best), math.hypot(first.error, second.error))
 
 
 def draw_seeds(groups: Sequence[Seeds], what: str, salt: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from linear_backprop_lab.records import Run
 
 Protocol = Literal["test", "held_out"]
-PROTOCOLS: tuple[Protocol, ...] = ("test", "held_out")
 Metric = Literal["accuracy", "top5_error"]
 
 
@@ -26,6 +25,11 @@ class Choice:
     run: Run
     epoch: int
     value: float
+
+
+def protocols(run: Run) -> tuple[Protocol, ...]:
+    """Those that the run can be chosen by: without held-out images, the test set alone."""
+    return ("test", "held_out") if run.config["held_out_images"] else ("test",)
 
 
 def choose(runs: Sequence[Run], protocol: Protocol, metric: Metric = "accuracy") -> Choice:

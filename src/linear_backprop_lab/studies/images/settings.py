@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies._alike import alike
 
 BACKPROP, LINEAR = "Exact()", "Linear()"
 SIGNIFICANT = 1.96
 _PAPER_IMAGES = 45_000  # The others are held out.
-_DATA_NAMES = {"cifar10": "CIFAR-10"}
+# What differs between the runs of one scale.
+_VARIED = (
+    *("experiment", "rule", "model.activation", "model.batch_norm", "model.initialization"),
+    *("recipe.learning_rate", "recipe.weight_decay", "recipe.seed", "recipe.epochs", "recipe.augment"),
+)
 _ACTIVATION_NAMES = {"Tanh": "tanh", "Hardtanh": "hard tanh"}
-
-
-def data_name(run: Run) -> str:
-    """What readers call the data."""
-    name: str = run.config["data"]
-    return _DATA_NAMES.get(name, name)
 
 
 def activation_name(module: str) -> str:
@@ -64,9 +61,14 @@ def standard_error(run: Run, share: float) -> float:
     return math.sqrt(share * (1 - share) / run.config["test_images"])
 
 
+def direction(gap: float, error: float) -> int:
+    """1 where a difference is above 0 by more than 1.96 of its standard errors, -1 where below, else 0."""
+    return (gap > SIGNIFICANT * error) - (gap < -SIGNIFICANT * error)
+
+
 def is_above_chance(run: Run, accuracy: float) -> bool:
     """Whether an accuracy on the run's test images is above a guess's by more than 1.96 standard errors."""
-    return accuracy - chance(run) > SIGNIFICANT * standard_error(run, chance(run))
+    return direction(accuracy - chance(run), standard_error(run, chance(run))) > 0
 
 
 def variant(run: Run) -> str:
@@ -97,10 +99,8 @@ def fullest(runs: Sequence[Run]) -> list[Run]:
 
     A single setting is no sweep, and counts only where there is none.
     """
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[json.dumps(_scale(run.config), sort_keys=True)].append(run)
-    return max(groups.values(), key=lambda group: (_is_swept(group), group[0].config["train_images"], len(group)))
+    groups = alike(runs, *_VARIED)
+    return max(groups, key=lambda group: (_is_swept(group), group[0].config["train_images"], len(group)))
 
 
 def _is_swept(runs: Sequence[Run]) -> bool:
@@ -152,12 +152,3 @@ def scale(runs: Sequence[Run]) -> str:
         f"This is not the paper's scale but a smaller one: {here} The paper has the whole width, 50,000 images, 100 "
         "epochs, learning rates 0.001, 0.0001 and 1e-05 and penalties 0.1 to 1e-06; what holds here may not hold there."
     )
-
-
-def _scale(config: dict[str, Any]) -> dict[str, Any]:
-    """What does not differ between the runs of one scale."""
-    networks = ("activation", "batch_norm", "initialization")
-    model = {key: value for key, value in config["model"].items() if key not in networks}
-    varied = ("learning_rate", "weight_decay", "seed", "epochs", "augment")
-    recipe = {key: value for key, value in config["recipe"].items() if key not in varied}
-    return {**config, "model": model, "recipe": recipe, "rule": None, "experiment": None}

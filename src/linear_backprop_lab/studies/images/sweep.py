@@ -6,19 +6,18 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 import linear_backprop as lb
 from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies._study import Config, Plan
 from linear_backprop_lab.training import Recipe
 
 from .building import has_fast_bfloat16
-from .selection import PROTOCOLS, Metric, choose
-
-Config = dict[str, Any]
+from .selection import Metric, choose, protocols
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +81,7 @@ def grid(
     rules: Iterable[lb.BackwardRule],
     *,
     augment: bool = True,
+    diagnostics: bool = True,
 ) -> list[Config]:
     """The configurations of a sweep: every model under every rule at every learning rate and penalty.
 
@@ -94,6 +94,7 @@ def grid(
         models: As `build_model` takes them, without `classes`.
         rules: The rules of their activations.
         augment: As in `Recipe`.
+        diagnostics: As in `Recipe`.
     """
     settings = itertools.product(models, size.learning_rates, size.penalties, rules)
     return [
@@ -111,7 +112,7 @@ def grid(
                     augment=augment,
                     precision=size.precision,
                     compile=size.compile,
-                    diagnostics=True,
+                    diagnostics=diagnostics,
                 )
             ),
         }
@@ -137,20 +138,16 @@ class Staged:
     epochs: int = 0
     metric: Metric = "accuracy"
 
-    def configs(self, root: Path) -> list[Config]:
+    def plan(self, root: Path) -> Plan:
         """The sweep, and what follows for every model and rule whose sweep is complete below `root`."""
-        best = {
-            run.key: run.config
-            for runs in self._groups(root)
-            if _are_complete(runs)
-            for run in (choose(runs, protocol, self.metric).run for protocol in PROTOCOLS)
-        }
-        return [*self.swept, *itertools.starmap(self._again, itertools.product(best.values(), self.seeds))]
-
-    def awaited(self, root: Path) -> int:
-        """How many more follow, at most: as many if the protocols do not agree anywhere."""
-        incomplete = sum(not _are_complete(runs) for runs in self._groups(root))
-        return incomplete * len(PROTOCOLS) * len(self.seeds)
+        groups = self._groups(root)
+        complete = [runs for runs in groups if all(run.is_complete for run in runs)]
+        best = [choose(runs, protocol, self.metric).run for runs in complete for protocol in protocols(runs[0])]
+        configs = {run.key: run.config for run in best}.values()
+        further = itertools.starmap(self._again, itertools.product(configs, self.seeds))
+        # As many of each as there are protocols, if these do not agree anywhere.
+        awaited = sum(len(protocols(runs[0])) * len(self.seeds) for runs in groups if runs not in complete)
+        return Plan([*self.swept, *further], awaited)
 
     def _groups(self, root: Path) -> list[list[Run]]:
         """The runs of every model and rule."""
@@ -161,7 +158,3 @@ class Staged:
 
     def _again(self, config: Config, seed: int) -> Config:
         return {**config, "recipe": {**config["recipe"], "seed": seed, "epochs": self.epochs}}
-
-
-def _are_complete(runs: Iterable[Run]) -> bool:
-    return all(run.is_complete for run in runs)

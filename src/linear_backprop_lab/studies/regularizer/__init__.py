@@ -2,17 +2,16 @@
 
 from linear_backprop_lab.studies._study import Drawn, Experiment, Study
 
-from .runs import NAME, regularizer_job, regularizer_jobs
+from .runs import NAME, job, plan
 from .section import regularizer
 
 STUDY = Study(
     experiments=(
         Experiment(
-            name=NAME,
-            summary="whether the update is a gradient at all: the symmetry of its Jacobian, on small MLPs",
-            records=NAME,
-            jobs=regularizer_jobs,
-            job=lambda root, config, data, download: regularizer_job(root, config),
+            NAME,
+            "whether the update is a gradient at all: the symmetry of its Jacobian, on small MLPs",
+            plan,
+            job,
             on_images=False,
         ),
     ),

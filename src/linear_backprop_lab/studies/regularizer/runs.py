@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,9 @@ import linear_backprop as lb
 from linear_backprop_lab.models import mlp
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
+from linear_backprop_lab.studies._study import Plan
 from linear_backprop_lab.studies._threads import one_thread
 
 from .field import Problem, asymmetry, by_differences, jacobian
@@ -37,8 +38,8 @@ _SMOKE: dict[str, Any] = {"hidden_layers": (1,), "scales": (0.1, 1.0), "steps": 
 _SETTING: dict[str, Any] = {"inputs": 3, "units": 6, "outputs": 2, "points": 40, "learning_rate": 0.1}
 
 
-def regularizer_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
-    """A run an activation and rule: whole, but at the smallest scale. They need no images.
+def plan(place: Place, scale: Scale) -> Plan:
+    """A run an activation and rule: whole, but at the smallest scale.
 
     A line of `metrics.jsonl` is of one depth (`hidden_layers`), scale of the initial weights (`scale`, times PyTorch's
     own) and time in training (`step`, of gradient descent on all points by the rule's update); it has a list of a
@@ -49,28 +50,18 @@ def regularizer_jobs(root: Path, scale: Scale, data: Path | None, download: bool
     - `rescaled`: the same where each layer's update is multiplied by the mean f'(a) of every activation above it,
       null where one is 0;
     - `differences`: the largest deviation of the Jacobian from finite differences, over its largest entry.
-
-    Args:
-        root: The folder all records lie in.
-        scale: The paper has no such experiment; its scale is that of the CPU.
-        data: Not needed.
-        download: Not needed.
     """
     size = _SMOKE if scale is Scale.SMOKE else _WHOLE
-    return [
-        regularizer_job(root, {"experiment": NAME, "activation": activation, "rule": repr(rule), **_SETTING, **size})
-        for activation, rule in itertools.product(_ACTIVATIONS, _RULES)
-    ]
+    pairs = itertools.product(_ACTIVATIONS, _RULES)
+    return Plan([{"experiment": NAME, "activation": f, "rule": repr(rule), **_SETTING, **size} for f, rule in pairs])
 
 
-def regularizer_job(root: Path, config: Mapping[str, Any]) -> Job:
-    """The job of one configuration, as `regularizer_jobs` makes them."""
-    run = Run(root, config)
-    label = f"Jacobians, {config['activation']}, {config['rule']}"
+def job(run: Run, place: Place) -> Job:
+    """The job of a run of `plan`; it needs no images."""
     return Job(
         run=run,
-        label=label,
-        steps=len(config["hidden_layers"]),
+        label=f"Jacobians, {run.config['activation']}, {run.config['rule']}",
+        steps=len(run.config["hidden_layers"]),
         perform=partial(_perform, run),
         estimate=partial(_estimate, run.config),
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
-from linear_backprop_lab.report.drawing import label_ends, panels, to_svg
+from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, label_ends, panels, to_svg
 
 from .table import ACTIVATIONS, BACKPROP, Row, by_activation, largest, rows
 
@@ -18,8 +18,7 @@ _ROUNDING = 1e-9
 """Above it a Jacobian is not symmetric: a hundred thousand times what rounding leaves of Backprop's."""
 _AGREE = 1e-6
 _NEARLY = 0.01
-_COLORS = {"tanh": "#d9601a", "sigmoid": "#2f86d1", "softplus": "#159a76", "silu": "#a663cc", "relu": "#808080"}
-_MARKERS = {"tanh": "s", "sigmoid": "o", "softplus": "^", "silu": "D", "relu": "v"}
+_STYLES = {"tanh": ORANGE, "sigmoid": BLUE, "softplus": GREEN, "silu": PURPLE, "relu": GREY}
 
 
 def regularizer(runs: Sequence[Run]) -> Section:
@@ -39,7 +38,7 @@ def regularizer(runs: Sequence[Run]) -> Section:
         "part's: 0 for a gradient, and 1 where both are as large.",
         figures=(_by_scale(table), _along_training(table)) if linear else (),
         claims=(_is_a_term(table), _nearly(table)) if linear else (),
-        table=_table(table),
+        table=Table.of(_rows(table)),
         rerun="linear-backprop reproduce regularizer",
         finding=_finding(table) if linear else "",
     )
@@ -112,7 +111,7 @@ def _lines(
     for name, each in found.items():
         ordered = sorted(each, key=x)
         medians = [float(np.median(measure(row))) if measure(row).size else np.nan for row in ordered]
-        panel.plot(list(map(x, ordered)), medians, color=_COLORS[name], marker=_MARKERS[name], label=ACTIVATIONS[name])
+        panel.plot(list(map(x, ordered)), medians, **_STYLES[name], label=ACTIVATIONS[name])
     panel.set_yscale("log")
     panel.set_ylabel("antisymmetric / symmetric")
     label_ends(panel)
@@ -124,7 +123,6 @@ def _is_a_term(table: Sequence[Row]) -> Claim:
     backprop = largest([row for row in table if row.rule == BACKPROP], _asymmetry)
     differences = largest(table, lambda row: row.differences)
     return Claim(
-        experiment="regularizer",
         claim="Linear Backprop's update is the gradient of the loss and a regularization term.",
         paper="“Another way to think of our proposed learning rule is that we introduce a regularization term such "
         "that when gradients are computed, all the non-linear components are cancelled and only linear gradients "
@@ -147,7 +145,6 @@ def _nearly(table: Sequence[Row]) -> Claim:
     found = by_activation(table, lambda row: row.scale == smallest and row.step == 0)
     worst = {name: largest(each, _rescaled) for name, each in found.items()}
     return Claim(
-        experiment="regularizer",
         claim="With small weights it is nearly the gradient of a function, each layer at a rate of its own.",
         paper="not in the paper; the sense in which its sentence is nearly true",
         measured=f"at {smallest:g} of PyTorch's initialisation at most "
@@ -173,23 +170,19 @@ def _span(each: Sequence[Row]) -> str:
     return f"{values.min():.2f} to {values.max():.2f}"
 
 
-def _table(table: Sequence[Row]) -> Table:
+def _rows(table: Sequence[Row]) -> list[dict[str, str]]:
     """Medians over seeds, of Linear Backprop: a row an activation and depth."""
-    scales, last = sorted({row.scale for row in table}), max(row.step for row in table)
-    columns = (
-        "units",
-        "hidden layers",
-        *(f"weights x {scale:g}" for scale in scales),
-        f"x 1, step {last:,}",
-        f"x {scales[0]:g}, layers rescaled",
-    )
     depths = sorted({row.hidden_layers for row in table})
-    found = by_activation(table, lambda row: True)
-    return Table(columns, tuple(_cells(name, each, depth) for name, each in found.items() for depth in depths))
+    return [_row(name, each, d) for name, each in by_activation(table, lambda row: True).items() for d in depths]
 
 
-def _cells(name: str, each: Sequence[Row], depth: int) -> tuple[str, ...]:
-    rows_of = sorted((row for row in each if row.hidden_layers == depth), key=lambda row: (row.step, row.scale))
-    untrained = [row for row in rows_of if row.step == 0]
-    shown = [*(row.asymmetry for row in untrained), rows_of[-1].asymmetry, untrained[0].rescaled]
-    return ACTIVATIONS[name], str(depth), *(f"{np.median(values):.2g}" if values.size else "-" for values in shown)
+def _row(name: str, each: Sequence[Row], depth: int) -> dict[str, str]:
+    lines = sorted((row for row in each if row.hidden_layers == depth), key=lambda row: (row.step, row.scale))
+    first, last = lines[0], lines[-1]
+    shown = {
+        **{f"weights x {row.scale:g}": row.asymmetry for row in lines if row.step == 0},
+        f"x 1, step {last.step:,}": last.asymmetry,
+        f"x {first.scale:g}, layers rescaled": first.rescaled,
+    }
+    medians = {head: f"{np.median(values):.2g}" if values.size else "-" for head, values in shown.items()}
+    return {"units": ACTIVATIONS[name], "hidden layers": str(depth), **medians}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies._alike import alike
 
 ACTIVATIONS = {"tanh": "tanh", "sigmoid": "sigmoid", "softplus": "softplus", "silu": "SiLU", "relu": "ReLU"}
 BACKPROP, LINEAR = "Exact()", "Linear()"
@@ -45,10 +44,8 @@ class Row:
 
 def rows(runs: Sequence[Run]) -> list[Row]:
     """Every line of the runs that differ in activation and rule alone; of several such sets the one of most seeds."""
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[json.dumps({**run.config, "activation": None, "rule": None}, sort_keys=True)].append(run)
-    fullest = max(groups.values(), key=lambda group: (len(group[0].config["seeds"]), len(group)))
+    groups = alike(runs, "activation", "rule")
+    fullest = max(groups, key=lambda group: (len(group[0].config["seeds"]), len(group)))
     order = {(name, rule): place for place, name in enumerate(ACTIVATIONS) for rule in (BACKPROP, LINEAR)}
     fullest.sort(key=lambda run: order[run.config["activation"], run.config["rule"]])
     return [_row(run, line) for run in fullest for line in run.metrics]

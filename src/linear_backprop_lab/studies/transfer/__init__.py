@@ -8,18 +8,16 @@ from .section import transfer
 STUDY = Study(
     experiments=(
         Experiment(
-            name=networks.NAME,
-            summary="trains the networks of the study of transfer attacks",
-            records=networks.NAME,
-            jobs=networks.network_jobs,
-            job=networks.network_job,
+            networks.NAME,
+            "trains the networks of the study of transfer attacks",
+            networks.network_plan,
+            networks.network_job,
         ),
         Experiment(
-            name=runs.NAME,
-            summary="adversarial examples crafted with linear and other backward passes, tried on other networks",
-            records=runs.NAME,
-            jobs=runs.transfer_jobs,
-            job=runs.transfer_job,
+            runs.NAME,
+            "adversarial examples crafted with linear and other backward passes, tried on other networks",
+            runs.plan,
+            runs.job,
         ),
     ),
     sections=(Drawn(transfer, (runs.NAME,), also=networks.NAME),),

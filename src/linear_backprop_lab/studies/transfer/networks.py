@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from linear_backprop_lab.data import ImageDataset, load_images
+from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.records import Run, write_whole
 from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
+from linear_backprop_lab.studies._study import Plan
 from linear_backprop_lab.studies.images.building import build_model, training_device
 from linear_backprop_lab.studies.images.run import images_of, seconds_at_most
 from linear_backprop_lab.training import OneCycle, train
@@ -67,30 +69,30 @@ def network_config(name: str, scale: Scale) -> dict[str, Any]:
     }
 
 
-def network_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
+def network_plan(place: Place, scale: Scale) -> Plan:
     """The training of every network, under Backprop."""
-    return [network_job(root, network_config(name, scale), data, download) for name in (*SOURCES, *VICTIMS)]
+    return Plan([network_config(name, scale) for name in (*SOURCES, *VICTIMS)])
 
 
-def network_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
+def network_job(run: Run, place: Place) -> Job:
     """The training of one network."""
-    run = Run(root, config)
+    recipe = OneCycle(**run.config["recipe"])
     return Job(
         run=run,
-        label=f"{config['network']}, {config['recipe']['epochs']} epochs",
-        steps=OneCycle(**run.config["recipe"]).steps(run.config["train_images"]),
-        perform=partial(_perform, run, data, download),
+        label=f"{run.config['network']}, {recipe.epochs} epochs",
+        steps=recipe.steps(run.config["train_images"]),
+        perform=partial(_perform, run, place),
         estimate=partial(seconds_at_most, run.config, OneCycle),
     )
 
 
-def trained_network(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> nn.Module:
+def trained_network(config: Mapping[str, Any], place: Place) -> nn.Module:
     """The network, in eval mode, for images in [0, 1]; trained again where its weights are not at hand."""
-    run = Run(root, config)
+    run = Run(place.root, config)
     path = run.folder / _WEIGHTS
     if not path.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            model = _train(Run(Path(scratch), config), data, download, lambda step: None)
+            model = _train(Run(Path(scratch), config), place, lambda step: None)
         path.parent.mkdir(parents=True, exist_ok=True)
         _keep(model, path)
     model = Scaled(build_model(run.config["model"], seed=0))
@@ -98,12 +100,12 @@ def trained_network(root: Path, config: Mapping[str, Any], data: Path | None, do
     return model.requires_grad_(False).eval()
 
 
-def _perform(run: Run, data: Path | None, download: bool, on_step: OnStep) -> None:
-    _keep(_train(run, data, download, on_step), run.folder / _WEIGHTS)
+def _perform(run: Run, place: Place, on_step: OnStep) -> None:
+    _keep(_train(run, place, on_step), run.folder / _WEIGHTS)
 
 
-def _train(run: Run, data: Path | None, download: bool, on_step: OnStep) -> Scaled:
-    images = images_of(run.config, load_images(data, download=download))
+def _train(run: Run, place: Place, on_step: OnStep) -> Scaled:
+    images = images_of(run.config, place.images())
     recipe = OneCycle(**run.config["recipe"])
     network = build_model(run.config["model"], recipe.seed)
     train(network, images, recipe, run, device=training_device(), on_step=on_step)

@@ -8,17 +8,18 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from linear_backprop_lab.data import ImageDataset, load_images
+from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.records import Run, RunError
 from linear_backprop_lab.studies._job import Job, OnStep
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
+from linear_backprop_lab.studies._study import Plan
 from linear_backprop_lab.studies.images.building import build_model
 from linear_backprop_lab.studies.images.run import images_of, seconds_of_a_step
 
@@ -56,24 +57,16 @@ _FEWER = {"LinBP": 4, "others": 2}
 _EPS, _ALPHA = 8 / 255, 2 / 255
 
 
-def transfer_jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
+def plan(place: Place, scale: Scale) -> Plan:
     """A run a source, victim, number of steps and momentum; networks without weights at hand are trained first.
 
     A line of `metrics.jsonl` is of one attack: `kind`, `changed` (how many modules of activations follow the rule, from
     the output on), and `fooled`, for each random start and network the share of images that it takes for something
-    else; `fooled.npz` says which.
-
-    Args:
-        root: The folder all records lie in.
-        scale: At the smallest, narrow networks on digits; at the paper's, the issue's whole size: wide networks,
-            1,000 images, five random starts.
-        data: The folder of CIFAR-10.
-        download: Whether it may be downloaded.
+    else; `fooled.npz` says which. At the smallest scale the networks are narrow, and the images digits; at the paper's
+    the networks are wide, with 1,000 images and five random starts.
     """
-    return [
-        transfer_job(root, _config(source, victim, setting, scale), data, download)
-        for setting, source, victim in itertools.product(_SETTINGS[scale], SOURCES, VICTIMS)
-    ]
+    settings = itertools.product(_SETTINGS[scale], SOURCES, VICTIMS)
+    return Plan([_config(source, victim, setting, scale) for setting, source, victim in settings])
 
 
 def _config(source: str, victim: str, setting: _Setting, scale: Scale) -> dict[str, Any]:
@@ -98,16 +91,16 @@ def _config(source: str, victim: str, setting: _Setting, scale: Scale) -> dict[s
     }
 
 
-def transfer_job(root: Path, config: Mapping[str, Any], data: Path | None, download: bool) -> Job:
-    """The job of one configuration, as `transfer_jobs` makes them."""
-    run = Run(root, config)
+def job(run: Run, place: Place) -> Job:
+    """The job of a run of `plan`."""
+    config = run.config
     momentum = f", momentum {config['momentum']:g}" if config["momentum"] else ""
     return Job(
         run=run,
         label=f"{config['source']} to {config['victim']}, {config['steps']} steps{momentum}",
-        steps=len(methods(run.config)),
-        perform=partial(_perform, run, root, data, download),
-        estimate=partial(_estimate, run.config),
+        steps=len(methods(config)),
+        perform=partial(_perform, run, place),
+        estimate=partial(_estimate, config),
     )
 
 
@@ -126,11 +119,11 @@ def methods(config: Mapping[str, Any]) -> list[Method]:
     return methods_of(_KINDS, len(activation_paths(model)), config["positions"], runs_each)
 
 
-def _perform(run: Run, root: Path, data: Path | None, download: bool, on_step: OnStep) -> None:
+def _perform(run: Run, place: Place, on_step: OnStep) -> None:
     """Make the run from its beginning."""
     config = run.config
-    networks = {name: trained_network(root, each, data, download) for name, each in config["networks"].items()}
-    found = images_of(config["networks"][config["source"]], load_images(data, download=download))
+    networks = {name: trained_network(each, place) for name, each in config["networks"].items()}
+    found = images_of(config["networks"][config["source"]], place.images())
     run.start()
     started = time.perf_counter()
     images, labels = _chosen(networks.values() if config["all_right"] else (), found, config["images"])

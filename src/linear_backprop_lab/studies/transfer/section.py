@@ -9,21 +9,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, by_direction
-from linear_backprop_lab.report.drawing import label_ends, panels, to_svg
+from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, YELLOW, label_ends, panels, to_svg
 
 from .methods import PLAIN
 from .networks import NAME as NETWORKS
 from .table import Comparison, Row, comparisons, is_linear, rows
 
-_COLORS = {
-    "LinBP": "#d9601a",
-    "Renormalized": "#159a76",
-    "first two runs": "#808080",
-    "SiLU": "#a663cc",
-    "BPA": "#b58900",
-}
-_MARKERS = {"LinBP": "s", "Renormalized": "^", "first two runs": "v", "SiLU": "D", "BPA": "o"}
-_PLAIN = "#2f86d1"
+_STYLES = {"LinBP": ORANGE, "Renormalized": GREEN, "first two runs": GREY, "SiLU": PURPLE, "BPA": YELLOW}
+_PLAIN = BLUE["color"]
 
 
 def transfer(runs: Sequence[Run]) -> Section:
@@ -37,7 +30,7 @@ def transfer(runs: Sequence[Run]) -> Section:
         asked=f"{_QUESTION} {_setting(runs, table)} {_networks(runs)}",
         figures=tuple(_by_position(table, *group) for group in _groups(table) if group[0] == fewest),
         claims=(_claim(found, is_linear, "A linear backward pass transfers better."), _claim(found, _is_silu, _SILU)),
-        table=_table(found),
+        table=Table.of(list(map(_cells, found))),
         rerun="linear-backprop reproduce transfer-networks transfer",
         finding=_finding(found),
     )
@@ -107,7 +100,6 @@ def _claim(found: Sequence[Comparison], wanted: Callable[[Comparison], bool], cl
     chosen = [each for each in found if wanted(each)]
     pairs = {(each.best.source, each.best.victim) for each in chosen}
     return Claim(
-        experiment="transfer",
         claim=claim,
         paper="not in the paper; Guo et al. (2020) for LinBP, Wang et al. (2023) for BPA",
         measured="; ".join(_described(each) for each in chosen),
@@ -141,7 +133,7 @@ def _by_position(table: Sequence[Row], steps: int, momentum: float) -> Figure:
             for kind in dict.fromkeys(row.method.kind for row in of_pair if row is not plain):
                 line = sorted((row for row in of_pair if row.method.kind == kind), key=lambda row: row.method.changed)
                 counts, rates = [row.method.changed for row in line], [row.rate for row in line]
-                panel.plot(counts, rates, color=_COLORS[kind], marker=_MARKERS[kind], label=kind)
+                panel.plot(counts, rates, **_STYLES[kind], label=kind)
             panel.yaxis.set_major_formatter(PercentFormatter(1))
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             panel.set_ylabel("victim fooled")
@@ -156,25 +148,17 @@ def _by_position(table: Sequence[Row], steps: int, momentum: float) -> Figure:
     )
 
 
-def _table(found: Sequence[Comparison]) -> Table:
-    columns = (
-        "source",
-        "victim",
-        "steps",
-        "momentum",
-        "attack",
-        "changed",
-        "fooled",
-        "I-FGSM",
-        "gain on the other images",
-    )
-    return Table(columns, tuple(_cells(each) for each in found))
-
-
-def _cells(each: Comparison) -> tuple[str, ...]:
+def _cells(each: Comparison) -> dict[str, str]:
     row = each.best
     low, high = row.interval
-    return (
-        *(row.source, row.victim, str(row.steps), f"{row.momentum:g}", each.kind, str(row.method.changed)),
-        *(f"{row.rate:.1%} ({low:.1%} to {high:.1%})", f"{each.plain.rate:.1%}", str(each.gain)),
-    )
+    return {
+        "source": row.source,
+        "victim": row.victim,
+        "steps": str(row.steps),
+        "momentum": f"{row.momentum:g}",
+        "attack": each.kind,
+        "changed": str(row.method.changed),
+        "fooled": f"{row.rate:.1%} ({low:.1%} to {high:.1%})",
+        "I-FGSM": f"{each.plain.rate:.1%}",
+        "gain on the other images": str(each.gain),
+    }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from linear_backprop_lab.records import Run
 
@@ -42,6 +41,9 @@ class Row:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% Wilson interval of the rate, of as many trials as there are images: seeds share them."""
+        # Imported here because it takes a second, and most of what the command line does goes without.
+        from scipy import stats
+
         images = self.fooled.shape[1]
         found = stats.binomtest(round(self.rate * images), images).proportion_ci(method="wilson")
         return float(found.low), float(found.high)

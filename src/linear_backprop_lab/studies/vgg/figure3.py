@@ -13,7 +13,7 @@ from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_som
 from linear_backprop_lab.studies.images.choices import CHOSEN
 from linear_backprop_lab.studies.images.seeds import (
     Seeds,
-    difference,
+    ahead_of,
     draw_seeds,
     longer_at_the_best,
     seeds_at_the_best,
@@ -65,7 +65,7 @@ def figure3(runs: Sequence[Run], *, part: str, activation: str, paper: str) -> S
         "its sweep, with several seeds of weights and order. " + scale(members),
         figures=tuple(_figure(pair, part) for pair in by_protocol["test"]),
         claims=(_alike(part, pairs, paper), _varies(part, pairs)),
-        table=_table(pairs),
+        table=Table.of([_row(name, seeds) for name, *sides in pairs for seeds in sides]),
         rerun=f"linear-backprop reproduce fig3-{part} --scale cpu",
     )
 
@@ -112,7 +112,6 @@ def _figure(pair: Pair, part: str) -> Figure:
 def _alike(part: str, pairs: Sequence[Pair], paper: str) -> Claim:
     other = "tanh" if part == "left" else "ReLU"
     return Claim(
-        experiment=f"fig3-{part}",
         claim=f"ReLU with Backprop learns as {other} with Linear Backprop does.",
         paper=paper,
         measured="; ".join(
@@ -128,15 +127,11 @@ def _alike(part: str, pairs: Sequence[Pair], paper: str) -> Claim:
         ),
         # Two networks at chance are alike for want of learning.
         verdict=all_or_some(
-            [
-                abs(difference(first, second)) <= SIGNIFICANT
-                for _, first, second in pairs
-                if first.learns or second.learns
-            ]
+            [ahead_of(first, second) == 0 for _, first, second in pairs if first.learns or second.learns]
         ),
-        how="holds where the means over seeds of the best test accuracy differ by at most 1.96 standard errors of the "
-        "difference, from the test set and from the seeds, in every network that is above chance on either side, by "
-        "both ways of choosing the setting; partly where in some",
+        how=f"holds where the means over seeds of the best test accuracy differ by at most {SIGNIFICANT} standard "
+        "errors of the difference, from the test set and from the seeds, in every network that is above chance on "
+        "either side, by both ways of choosing the setting; partly where in some",
     )
 
 
@@ -150,7 +145,6 @@ def _varies(part: str, pairs: Sequence[Pair]) -> Claim:
         if one is not None and other is not None
     ]
     return Claim(
-        experiment=f"fig3-{part}",
         claim="The variance of ReLU with Backprop is significantly higher.",
         paper="“However, the variance of Backprop learning with ReLU is significantly higher.” (appendix A)",
         measured="; ".join(
@@ -161,10 +155,10 @@ def _varies(part: str, pairs: Sequence[Pair]) -> Claim:
         verdict=all_or_some([one > _MUCH * other for *_, one, other in spreads]),
         key=f"more than {_MUCH:g} times in {sum(one > _MUCH * other for *_, one, other in spreads)} of {len(spreads)}",
         how="the paper does not say of what; so both of the last test accuracy over seeds and of its change from "
-        "epoch to epoch in the second half of training. Holds where Backprop's standard deviation is more than twice "
-        "Linear Backprop's by both, in every network that is above chance, and did not diverge, on both sides, by both "
-        "ways of choosing the setting; partly where in some. Three seeds cannot tell a ratio below 4.4 from chance "
-        "(one-sided F test, p = 0.05)",
+        "epoch to epoch in the second half of training. Holds where Backprop's standard deviation is more than "
+        f"{_MUCH:g} times Linear Backprop's by both, in every network that is above chance, and did not diverge, on "
+        "both sides, by both ways of choosing the setting; partly where in some. Three seeds cannot tell a ratio below "
+        "4.4 from chance (one-sided F test, p = 0.05)",
     )
 
 
@@ -190,29 +184,15 @@ def _all_finished(seeds: Seeds) -> bool:
     return all(run.record["status"] == "finished" for run in seeds.runs)
 
 
-def _table(pairs: Sequence[Pair]) -> Table:
-    columns = (
-        "network",
-        "units, rule",
-        "setting",
-        "seeds",
-        "epochs",
-        "mean best",
-        "SD over seeds",
-        "SD epoch to epoch",
-    )
-    return Table(columns, tuple(_row(name, seeds) for name, *sides in pairs for seeds in sides))
-
-
-def _row(name: str, seeds: Seeds) -> tuple[str, ...]:
-    run = seeds.runs[0]
-    spreads = ("" if value is None else f"{value:.2%}" for value in (_spread(seeds), _roughness(seeds)))
-    return (
-        name,
-        seeds.label,
-        setting(run),
-        str(len(seeds.runs)),
-        str(epochs(run)),
-        f"{fmean(seeds.best):.1%}",
-        *spreads,
-    )
+def _row(name: str, seeds: Seeds) -> dict[str, str]:
+    spread, rough = ("" if value is None else f"{value:.2%}" for value in (_spread(seeds), _roughness(seeds)))
+    return {
+        "network": name,
+        "units, rule": seeds.label,
+        "setting": setting(seeds.runs[0]),
+        "seeds": str(len(seeds.runs)),
+        "epochs": str(epochs(seeds.runs[0])),
+        "mean best": f"{fmean(seeds.best):.1%}",
+        "SD over seeds": spread,
+        "SD epoch to epoch": rough,
+    }

@@ -1,4 +1,4 @@
-"""The section on figure 4: every curve of the tanh sweep."""
+"""The sections that show every curve of a tanh sweep: figure 4, and a first look at a part of the images."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from matplotlib.lines import Line2D
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Claim, Figure, Section, Table, Verdict, all_or_some
+from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
 from linear_backprop_lab.report.drawing import RULE_STYLES, legend_above, panels, rule_name, to_svg
-from linear_backprop_lab.studies.images.choices import finished
+from linear_backprop_lab.studies.images.choices import finished, under_both
+from linear_backprop_lab.studies.images.claims import ahead_once, early, learns
 from linear_backprop_lab.studies.images.seeds import as_share
-from linear_backprop_lab.studies.images.selection import choose
+from linear_backprop_lab.studies.images.selection import choose, protocols
 from linear_backprop_lab.studies.images.settings import (
     BACKPROP,
     LINEAR,
     Networks,
     curve,
-    first_loss,
     fullest,
     is_above_chance,
     learning_rate,
@@ -27,8 +27,6 @@ from linear_backprop_lab.studies.images.settings import (
     under,
     variants,
 )
-
-MOST = 0.75  # Of the settings, for what holds early in training.
 
 
 def figure4(runs: Sequence[Run]) -> Section:
@@ -40,20 +38,30 @@ def figure4(runs: Sequence[Run]) -> Section:
         title="Figure 4: VGG19 with tanh, the whole sweep",
         asked="How does learning go at every learning rate and l2 penalty, under either rule? " + scale(sweep),
         figures=tuple(_figure(name, each) for name, each in networks.items()),
-        claims=(_early(networks), _needs_decay(networks)),
+        claims=(early(networks), _needs_decay(networks)),
         table=_table(networks),
         rerun="linear-backprop reproduce fig4 --scale cpu",
     )
 
 
-def _matched(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Backprop's run and Linear Backprop's, at every setting that both were run at."""
-    linear = {(learning_rate(run), penalty(run)): run for run in under(runs, LINEAR)}
-    backprop = {(learning_rate(run), penalty(run)): run for run in under(runs, BACKPROP)}
-    return [(backprop[each], linear[each]) for each in backprop if each in linear]
+def first_look(runs: Sequence[Run]) -> Section:
+    """The section on the small sweep of the default command, from its complete runs, at least one."""
+    sweep = swept(fullest(runs))
+    networks = variants(sweep)
+    compared = under_both(networks)
+    return Section(
+        id="images",
+        title="A first look: VGG19 with tanh on a part of the images",
+        asked="Figure 2's network, narrowed and trained for a few epochs, from the same initialisation under both "
+        "rules: a first look at early learning, not figure 2 itself. " + scale(sweep),
+        figures=tuple(_figure(name, each, "images") for name, each in compared.items()),
+        claims=(learns(compared, protocol="test"), ahead_once(compared, "test"), early(compared)) if compared else (),
+        table=_table(networks),
+        rerun="linear-backprop reproduce images",
+    )
 
 
-def _figure(name: str, runs: Sequence[Run]) -> Figure:
+def _figure(name: str, runs: Sequence[Run], salt: str = "fig4") -> Figure:
     rates = sorted({learning_rate(run) for run in runs}, reverse=True)
     penalties = sorted({penalty(run) for run in runs}, reverse=True)
     shades = [1 - 0.7 * number / max(1, len(penalties) - 1) for number in range(len(penalties))]
@@ -74,36 +82,11 @@ def _figure(name: str, runs: Sequence[Run]) -> Figure:
             for factor, shade in zip(penalties, shades, strict=True)
         ]
         legend_above(drawn[0], [*rules, *decays])
-        svg = to_svg(drawn[0], salt=f"fig4-{name}")
+        svg = to_svg(drawn[0], salt=f"{salt}-{name}")
     ended = sum(run.record["status"] == "diverged" for run in runs)
-    return Figure(
-        f"Test accuracy: tanh, {name}",
-        f"{len(runs)} runs, one seed; the fainter a curve, the smaller its l2 penalty. {ended} diverged and end there.",
-        svg,
-    )
-
-
-def ahead_early(runs: Sequence[Run]) -> list[bool]:
-    """Whether Linear Backprop's training loss of epoch 1 is the lower, at every setting of a network."""
-    return [first_loss(linear) < first_loss(backprop) for backprop, linear in _matched(runs)]
-
-
-def _early(networks: Networks) -> Claim:
-    ahead = [each for runs in networks.values() for each in ahead_early(runs)]
-    share = sum(ahead) / len(ahead) if ahead else 0.0
-    verdict: Verdict = "holds" if share >= MOST else "partly" if share >= 0.5 else "does not hold"
-    return Claim(
-        experiment="fig4",
-        claim="Early in training Linear Backprop is ahead of Backprop.",
-        paper="“In the early stages of learning, Linear Backprop in particular performs favorably compared with "
-        "Backprop learning.” (appendix B)",
-        measured=f"{sum(ahead)} of {len(ahead)} settings have the lower training loss in epoch 1 under Linear Backprop",
-        verdict=verdict if ahead else "not decided",
-        key=f"at {sum(ahead)} of {len(ahead)} settings",
-        how="at the same learning rate, penalty and initial weights; holds where the mean training loss of the first "
-        "epoch is lower under Linear Backprop at three quarters of the settings at least, partly where at half; "
-        "infinite where training diverged",
-    )
+    fainter = "; the fainter a curve, the smaller its l2 penalty" if len(penalties) > 1 else ""
+    caption = f"{len(runs)} runs, one seed{fainter}. {ended} diverged and end there."
+    return Figure(f"Test accuracy: tanh, {name}", caption, svg)
 
 
 def _needs_decay(networks: Networks) -> Claim:
@@ -111,7 +94,6 @@ def _needs_decay(networks: Networks) -> Claim:
     known = {name: pair for name, pair in best.items() if pair is not None}
     largest = {name: max(map(penalty, runs)) for name, runs in networks.items()}
     return Claim(
-        experiment="fig4",
         claim="At a large learning rate Linear Backprop needs a larger weight decay.",
         paper="“For large learning rate, to avoid unit saturation and stay in linear regime of the neuron, larger "
         "weight decay is required for Linear Backprop as we expect.” (caption of figure 4)",
@@ -140,21 +122,20 @@ def _best_penalties(runs: Sequence[Run]) -> tuple[float, float] | None:
     return (learned[max(learned)], learned[min(learned)]) if len(learned) > 1 else None
 
 
-def _table(networks: Networks) -> Table:
-    columns = ("network", "rule", "learning rate", "l2", "loss, epoch 1", "last", "best", "held out, best", "ended")
-    return Table(columns, tuple(_row(name, run) for name, runs in networks.items() for run in runs))
+def _table(networks: Networks) -> Table | None:
+    return Table.of([_row(name, run) for name, runs in networks.items() for run in runs])
 
 
-def _row(name: str, run: Run) -> tuple[str, ...]:
+def _row(name: str, run: Run) -> dict[str, str]:
     loss = run.metrics[0]["train_loss"]
-    return (
-        name,
-        rule_name(run.config["rule"]),
-        f"{learning_rate(run):g}",
-        f"{penalty(run):g}",
-        "diverged" if loss is None else f"{loss:.3f}",
-        f"{run.metrics[-1]['test_accuracy']:.1%}",
-        f"{choose([run], 'test').value:.1%}",
-        f"{choose([run], 'held_out').value:.1%}",
-        f"{run.record['status']}, epoch {run.record['epochs']}",
-    )
+    heads = {"test": "best", "held_out": "held out, best"}
+    return {
+        "network": name,
+        "rule": rule_name(run.config["rule"]),
+        "learning rate": f"{learning_rate(run):g}",
+        "l2": f"{penalty(run):g}",
+        "loss, epoch 1": "diverged" if loss is None else f"{loss:.3f}",
+        "last": f"{run.metrics[-1]['test_accuracy']:.1%}",
+        **{heads[protocol]: f"{choose([run], protocol).value:.1%}" for protocol in protocols(run)},
+        "ended": f"{run.record['status']}, epoch {run.record['epochs']}",
+    }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
 from linear_backprop_lab.report.drawing import RULE_STYLES, label_ends, panels, rule_name, to_svg
+from linear_backprop_lab.studies._alike import alike
+from linear_backprop_lab.studies.images.claims import MOST
 from linear_backprop_lab.studies.images.seeds import as_share
 from linear_backprop_lab.studies.images.settings import (
     BACKPROP,
@@ -26,7 +27,7 @@ from linear_backprop_lab.studies.images.settings import (
     variant,
 )
 
-from .figure4 import MOST
+from .runs import PAPER_RATE
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def full_scale(runs: Sequence[Run]) -> Section:
         "initial weights under both rules. " + _state(runs),
         figures=figures,
         claims=(_from_the_start(pairs), _lasts(pairs)) if pairs else (),
-        table=_table([run for run in runs if is_at_paper_scale(run)]),
+        table=Table.of([_row(run) for run in sorted(filter(is_at_paper_scale, runs), key=_order)]),
         rerun="linear-backprop reproduce fig4 --scale paper --only batch_norm=true --only learning_rate=0.001 "
         "--only weight_decay=0.0001",
         finding=_finding(pairs[0]) if pairs and pairs[0].both else "",
@@ -96,12 +97,9 @@ def _state(runs: Sequence[Run]) -> str:
 
 def _pairs(runs: Sequence[Run]) -> list[_Pair]:
     """One a setting that both rules were run at; seed by seed."""
-    groups: dict[str, dict[str, Run]] = defaultdict(dict)
-    for run in filter(is_at_paper_scale, runs):
-        groups[json.dumps({**run.config, "rule": None}, sort_keys=True)][run.config["rule"]] = run
-    both = [group for group in groups.values() if BACKPROP in group and LINEAR in group]
-    small = [run for run in runs if not is_at_paper_scale(run) and run.config["experiment"] == "paper-rate"]
-    found = [_Pair(group[BACKPROP], group[LINEAR], _like(group[LINEAR], small)) for group in both]
+    small = [run for run in runs if not is_at_paper_scale(run) and run.config["experiment"] == PAPER_RATE]
+    groups = [{run.config["rule"]: run for run in each} for each in alike(filter(is_at_paper_scale, runs), "rule")]
+    found = [_Pair(each[BACKPROP], each[LINEAR], _like(each[LINEAR], small)) for each in groups if len(each) == 2]
     return sorted(found, key=lambda pair: (-learning_rate(pair.linear), pair.name))
 
 
@@ -152,7 +150,6 @@ def _over_steps(run: Run) -> tuple[list[float], list[float]]:
 def _from_the_start(pairs: Sequence[_Pair]) -> Claim:
     begun = [pair for pair in pairs if pair.both]
     return Claim(
-        experiment="fig2",
         claim="At the paper's own size and learning rate Linear Backprop leads from the start.",
         paper="“In the early stages of learning, Linear Backprop in particular performs favorably compared with "
         "Backprop learning.” (appendix B); figure 2",
@@ -171,7 +168,6 @@ def _from_the_start(pairs: Sequence[_Pair]) -> Claim:
 
 def _lasts(pairs: Sequence[_Pair]) -> Claim:
     return Claim(
-        experiment="fig2",
         claim="At the paper's own size and learning rate the lead lasts.",
         paper="figure 2: 100 epochs",
         measured="; ".join(_lead(pair) for pair in pairs if pair.both) or "no epoch yet",
@@ -202,22 +198,20 @@ def _is_decided(pair: _Pair) -> bool:
     return ended or _has_lasted(pair) or lost > (1 - MOST) * epochs(pair.linear)
 
 
-def _table(runs: Sequence[Run]) -> Table:
-    columns = ("network", "rule", "learning rate", "l2", "epochs", "train loss", "test accuracy", "best", "state")
-    order = sorted(runs, key=lambda run: (variant(run), -learning_rate(run), penalty(run), run.config["rule"]))
-    return Table(columns, tuple(map(_row, order)))
+def _order(run: Run) -> tuple[Any, ...]:
+    return variant(run), -learning_rate(run), penalty(run), run.config["rule"]
 
 
-def _row(run: Run) -> tuple[str, ...]:
+def _row(run: Run) -> dict[str, str]:
     last = run.metrics[-1]
-    return (
-        variant(run),
-        rule_name(run.config["rule"]),
-        f"{learning_rate(run):g}",
-        f"{penalty(run):g}",
-        f"{len(run.metrics)} of {epochs(run)}",
-        "diverged" if last["train_loss"] is None else f"{last['train_loss']:.3f}",
-        f"{last['test_accuracy']:.1%}",
-        f"{max(line['test_accuracy'] for line in run.metrics):.1%}",
-        run.record["status"],
-    )
+    return {
+        "network": variant(run),
+        "rule": rule_name(run.config["rule"]),
+        "learning rate": f"{learning_rate(run):g}",
+        "l2": f"{penalty(run):g}",
+        "epochs": f"{len(run.metrics)} of {epochs(run)}",
+        "train loss": "diverged" if last["train_loss"] is None else f"{last['train_loss']:.3f}",
+        "test accuracy": f"{last['test_accuracy']:.1%}",
+        "best": f"{max(line['test_accuracy'] for line in run.metrics):.1%}",
+        "state": run.record["status"],
+    }

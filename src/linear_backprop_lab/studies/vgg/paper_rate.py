@@ -6,18 +6,11 @@ from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
-from linear_backprop_lab.studies.images.choices import (
-    CHOICE_COLUMNS,
-    choice_rows,
-    comparisons,
-    linear_is_ahead,
-    under_both,
-)
+from linear_backprop_lab.studies.images.choices import choice_rows, comparisons, leader, under_both
+from linear_backprop_lab.studies.images.claims import MOST, ahead
 from linear_backprop_lab.studies.images.seeds import Seeds, both_seeds, draw_seeds
 from linear_backprop_lab.studies.images.settings import Networks, epochs, fullest, scale, swept, variants
 from linear_backprop_lab.studies.images.sweep import PAPER_SIZE
-
-from .figure4 import MOST
 
 
 def paper_rate(runs: Sequence[Run]) -> Section:
@@ -25,8 +18,9 @@ def paper_rate(runs: Sequence[Run]) -> Section:
     members = fullest(runs)
     networks = variants(members)
     compared = under_both(networks)
-    rows = [row for name, each in networks.items() for row in choice_rows(name, swept(each))]
     figures = {name: _curves(name, each) for name, each in compared.items()}
+    claim = "At the paper's learning rate Linear Backprop is ahead of Backprop, with tanh."
+    paper = "figure 2, at the best of learning rates of 0.001 and less"
     return Section(
         id="paper-rate",
         title="The paper's learning rate: VGG19 with tanh at 0.001",
@@ -34,8 +28,8 @@ def paper_rate(runs: Sequence[Run]) -> Section:
         "ones. Is Linear Backprop, whose gradients are longer, ahead at a rate as small as the paper's, and for how "
         "long? " + scale(members),
         figures=tuple(figures.values()),
-        claims=(_ahead(compared), _keeps_ahead(compared)) if compared else (),
-        table=Table(CHOICE_COLUMNS, tuple(rows)),
+        claims=(ahead(compared, claim=claim, paper=paper), _keeps_ahead(compared)) if compared else (),
+        table=Table.of([row for name, each in networks.items() for row in choice_rows(name, swept(each))]),
         rerun="linear-backprop reproduce paper-rate --scale cpu",
         finding=_finding(compared) if compared else "",
         headline=figures.get("with batch norm"),
@@ -49,14 +43,13 @@ def _finding(networks: Networks) -> str:
 
 def _leads(runs: Sequence[Run]) -> str:
     """Which rule does, whatever way the penalty is chosen, and the means over seeds."""
-    each = comparisons(runs)
-    directions = {outcome for comparison in each for outcome in comparison.outcomes}
-    linear, backprop = (seeds.described() for seeds in reversed(each[-1].seeds))
-    if directions == {1}:
-        return f"Linear Backprop leads, {linear} test accuracy against Backprop's {backprop}"
-    if directions == {-1}:
-        return f"Backprop leads, {backprop} against Linear Backprop's {linear}"
-    return f"neither leads throughout, {linear} under Linear Backprop and {backprop} under Backprop"
+    compared = comparisons(runs)
+    backprop, linear = (seeds.described() for seeds in compared[-1].seeds)
+    return {
+        1: f"Linear Backprop leads, {linear} test accuracy against Backprop's {backprop}",
+        -1: f"Backprop leads, {backprop} against Linear Backprop's {linear}",
+        0: f"neither leads throughout, {linear} under Linear Backprop and {backprop} under Backprop",
+    }[leader(compared)]
 
 
 def _curves(name: str, runs: Sequence[Run]) -> Figure:
@@ -67,26 +60,16 @@ def _curves(name: str, runs: Sequence[Run]) -> Figure:
     )
 
 
-def _ahead(networks: Networks) -> Claim:
-    return linear_is_ahead(
-        networks,
-        experiment="paper-rate",
-        claim="At the paper's learning rate Linear Backprop is ahead of Backprop, with tanh.",
-        paper="figure 2, at the best of learning rates of 0.001 and less",
-    )
-
-
 def _keeps_ahead(compared: Networks) -> Claim:
     counts = {name: _epochs_ahead(*both_seeds(runs, "test")) for name, runs in compared.items()}
     return Claim(
-        experiment="paper-rate",
         claim="At the paper's learning rate Linear Backprop is ahead for most of training.",
         paper="figure 2",
         measured="; ".join(f"{name}: ahead after {won} of {judged} epochs" for name, (won, judged) in counts.items()),
         verdict=all_or_some([won >= MOST * judged for won, judged in counts.values()]),
         key="; ".join(f"{won} of {judged} epochs, {name}" for name, (won, judged) in counts.items()),
         how="each rule at the l2 penalty that the test set chooses, seed by seed; holds where its test accuracy is the "
-        "higher after three quarters of the epochs at least, with and without batch normalization; partly where with "
+        f"higher after {MOST:.0%} of the epochs at least, with and without batch normalization; partly where with "
         "one of them; an epoch after divergence is behind",
     )
 

@@ -1,23 +1,24 @@
 """Figures 2, 3 and 4: VGG19 on CIFAR-10 over the paper's sweep; the figures share runs where settings coincide.
 
-And the same sweep under other choices of what the paper leaves open, and at the paper's learning rate.
+And a first look at a part of it, the same sweep under other choices of what the paper leaves open, and at the paper's
+learning rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import linear_backprop as lb
-from linear_backprop_lab.data import ImageDataset, load_images
-from linear_backprop_lab.studies._job import Job
+from linear_backprop_lab.data import ImageDataset
+from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
-from linear_backprop_lab.studies.images.run import image_job
-from linear_backprop_lab.studies.images.sweep import PAPER_SIZE, Config, Size, Staged, grid
+from linear_backprop_lab.studies._study import Config, Plan
+from linear_backprop_lab.studies.images.sweep import PAPER_SIZE, Size, Staged, grid
 
 RECORDS = "vgg19"
+FIRST_LOOK = "images"
 OPEN_SETTINGS = "open-settings"
 PAPER_RATE = "paper-rate"
 
@@ -50,6 +51,22 @@ _SIZES = {
 }
 _WIDTHS = {Scale.SMOKE: 1 / 32, Scale.CPU: 1 / 8, Scale.PAPER: 1.0}
 
+# Minutes of the default command: nothing held out, a single penalty. The paper's scale has no other.
+_GLANCE = Size(
+    train_images=3840,
+    held_out_images=0,
+    test_images=1000,
+    epochs=4,
+    learning_rates=(0.002, 0.02),
+    penalties=(0.0,),
+)
+_GLANCES = {
+    Scale.SMOKE: replace(_GLANCE, train_images=64, test_images=32, epochs=1),
+    Scale.CPU: _GLANCE,
+    Scale.PAPER: _GLANCE,
+}
+_GLANCE_WIDTHS = {**_WIDTHS, Scale.PAPER: _WIDTHS[Scale.CPU]}
+
 # At the paper's largest learning rate: as many as minutes allow; at the paper's scale they are runs of figure 4.
 _EPOCHS_AT_PAPER_RATE = {Scale.SMOKE: 2, Scale.CPU: 40, Scale.PAPER: PAPER_SIZE.epochs}
 
@@ -61,8 +78,8 @@ _OTHER_CHOICES: tuple[dict[str, Any], ...] = (
 )
 
 
-class _Sweeps:
-    """The configurations at one scale, by activation and rule; with and without batch normalization each."""
+class Sweeps:
+    """The runs of every figure at one scale; those with and without batch normalization."""
 
     def __init__(self, scale: Scale, data: ImageDataset) -> None:
         self.scale, self.size, self.data = scale, _SIZES[scale], data
@@ -77,18 +94,14 @@ class _Sweeps:
         augment: bool = True,
     ) -> list[Config]:
         """The sweep of one activation."""
-        models = [
-            {
-                "name": "vgg19",
-                "width": _WIDTHS[self.scale],
-                "activation": activation,
-                "pooling": "max",
-                "initialization": initialization,
-                "batch_norm": normalized,
-            }
-            for normalized in (True, False)
-        ]
+        models = _models(width=_WIDTHS[self.scale], activation=activation, initialization=initialization)
         return grid(experiment, size or self.size, self.data, models, rules, augment=augment)
+
+    def first_look(self) -> Staged:
+        """Tanh under both rules at two learning rates, for a few epochs."""
+        size, models = _GLANCES[self.scale], _models(width=_GLANCE_WIDTHS[self.scale], activation="Tanh")
+        rules = (_BACKPROP, _LINEAR)
+        return Staged(swept=grid(FIRST_LOOK, size, self.data, models, rules, augment=False, diagnostics=False))
 
     def figure2(self) -> Staged:
         """The runs of figure 4; then each rule at its best with further seeds."""
@@ -127,24 +140,10 @@ class _Sweeps:
         return Staged(swept=swept, seeds=range(1, self.size.seeds), epochs=epochs)
 
 
-def _jobs(figure: Callable[[_Sweeps], Staged]) -> Callable[[Path, Scale, Path | None, bool], list[Job]]:
-    def jobs(root: Path, scale: Scale, data: Path | None, download: bool) -> list[Job]:
-        configs = figure(_Sweeps(scale, load_images(data, download=download))).configs(root)
-        return [image_job(root, config, data, download) for config in configs]
-
-    return jobs
+def _models(**settings: Any) -> list[Config]:
+    return [{"name": "vgg19", "pooling": "max", "batch_norm": normalized, **settings} for normalized in (True, False)]
 
 
-def _awaited(figure: Callable[[_Sweeps], Staged]) -> Callable[[Path, Scale, Path | None, bool], int]:
-    def awaited(root: Path, scale: Scale, data: Path | None, download: bool) -> int:
-        return figure(_Sweeps(scale, load_images(data, download=download))).awaited(root)
-
-    return awaited
-
-
-figure2_jobs, figure2_awaited = _jobs(_Sweeps.figure2), _awaited(_Sweeps.figure2)
-figure3_left_jobs, figure3_left_awaited = _jobs(_Sweeps.figure3_left), _awaited(_Sweeps.figure3_left)
-figure3_right_jobs, figure3_right_awaited = _jobs(_Sweeps.figure3_right), _awaited(_Sweeps.figure3_right)
-figure4_jobs = _jobs(_Sweeps.figure4)
-open_settings_jobs = _jobs(_Sweeps.open_settings)
-paper_rate_jobs, paper_rate_awaited = _jobs(_Sweeps.paper_rate), _awaited(_Sweeps.paper_rate)
+def plan_of(figure: Callable[[Sweeps], Staged]) -> Callable[[Place, Scale], Plan]:
+    """The plan of a figure's experiment."""
+    return lambda place, scale: figure(Sweeps(scale, place.images())).plan(place.root)

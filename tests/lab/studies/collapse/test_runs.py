@@ -1,16 +1,15 @@
-from pathlib import Path
-
 import pytest
 import torch
 
 from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.models import ConstantBatchNorm2d
-from linear_backprop_lab.studies import Scale, experiments_named
+from linear_backprop_lab.records import Run
+from linear_backprop_lab.studies import Place, Scale, experiments_named, jobs_of
 from linear_backprop_lab.studies.collapse import runs as experiment
 from linear_backprop_lab.studies.collapse.cases import Case, cases
 from linear_backprop_lab.studies.collapse.methods import method_named
-from linear_backprop_lab.studies.collapse.runs import calibrated, collapse_awaited, collapse_jobs
-from linear_backprop_lab.studies.collapse.timing import timing_job, timing_jobs
+from linear_backprop_lab.studies.collapse.runs import calibrated, plan
+from linear_backprop_lab.studies.collapse.timing import timing_job, timing_plan
 from linear_backprop_lab.studies.images.building import build_model
 from linear_backprop_lab.training import Normalizer, Recipe
 
@@ -35,7 +34,7 @@ def data(monkeypatch):
     images = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1).expand(250, 3, 32, 32).contiguous()
     tests = torch.randint(256, (60, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     found = ImageDataset("made-up", images, labels, tests, labels[:60], tuple("abcdefghij"), "a test")
-    monkeypatch.setattr(experiment, "load_images", lambda folder, *, download: found)
+    monkeypatch.setattr(Place, "images", lambda self: found)
     return found
 
 
@@ -45,7 +44,7 @@ def small(data, monkeypatch):
 
 
 def jobs(root):
-    return collapse_jobs(root, Scale.CPU, None, False)
+    return jobs_of(experiments_named(["collapse"]), Place(root), Scale.CPU)
 
 
 def part(root, name):
@@ -64,14 +63,14 @@ def swept(root, held_out_accuracies, **statuses):
 def test_the_sweep_comes_first_and_the_rest_follows_from_it(tmp_path, small):
     sweep = jobs(tmp_path)
     assert [job.run.config["part"] for job in sweep] == ["sweep"] * 4
-    assert collapse_awaited(tmp_path, Scale.CPU, None, False) == 4
+    assert plan(Place(tmp_path), Scale.CPU).awaited == 4
     for job in sweep:
         done = []
         job.perform(done.append)
         assert done == list(range(1, job.steps + 1)) and job.steps == 2 * 2
         assert 0 <= job.run.metrics[-1]["held_out_accuracy"] <= 1
     rest = part(tmp_path, "train")
-    assert len(sweep) + len(rest) == len(jobs(tmp_path)) and collapse_awaited(tmp_path, Scale.CPU, None, False) == 0
+    assert len(sweep) + len(rest) == len(jobs(tmp_path)) and plan(Place(tmp_path), Scale.CPU).awaited == 0
     of_whom = [(job.run.config["method"], job.run.config["recipe"]["seed"]) for job in rest]
     assert of_whom == [("backprop", 0), ("backprop", 1), ("linear", 0), ("linear", 1)]
     rest[3].perform(lambda step: None)
@@ -149,11 +148,10 @@ def test_a_model_with_statistics_starts_calibrated(data):
 
 
 def test_timing_records_every_method_of_every_model(tmp_path):
-    (whole,) = timing_jobs(tmp_path, Scale.CPU, None, False)
-    config = whole.run.config
-    assert [case["methods"] for case in config["cases"]] == [list(case.methods) for case in cases(Scale.CPU)]
+    (config,) = timing_plan(Place(tmp_path), Scale.CPU).configs
+    assert [case["methods"] for case in config["cases"]] == [case.methods for case in cases(Scale.CPU)]
     convnet = {**config["cases"][-1], "methods": ["backprop", "linear"]}
-    job = timing_job(tmp_path, {**config, "rounds": 1, "cases": [convnet]})
+    job = timing_job(Run(tmp_path, {**config, "rounds": 1, "cases": [convnet]}), Place(tmp_path))
     done = []
     job.perform(done.append)
     assert done == [1] and job.steps == 1 and job.run.is_complete
@@ -163,11 +161,14 @@ def test_timing_records_every_method_of_every_model(tmp_path):
     assert all(0 < value < 10 for value in line["seconds"].values())
 
 
-def test_smoke_is_as_wide_and_far_shorter(tmp_path):
-    for small, whole in zip(cases(Scale.SMOKE), cases(Scale.PAPER), strict=True):
-        assert (small.model, small.methods) == (whole.model, whole.methods)
-        assert small.recipe.steps(small.train_images) == 1
-    assert timing_jobs(tmp_path, Scale.SMOKE, Path(), False)[0].run.config["rounds"] == 1
+def test_smoke_has_every_method_on_an_mlp_and_a_convnet_as_wide_and_far_shorter(tmp_path):
+    smoke, whole = cases(Scale.SMOKE), cases(Scale.PAPER)
+    assert [case.model["name"] for case in smoke] == ["mlp", "residual"]
+    kinds = [{method.partition(":")[0] for case in each for method in case.methods} for each in (smoke, whole)]
+    assert kinds[0] == kinds[1]
+    for case in smoke:
+        assert case.model in [each.model for each in whole] and case.recipe.steps(case.train_images) == 1
+    assert timing_plan(Place(tmp_path), Scale.SMOKE).configs[0]["rounds"] == 1
 
 
 def test_all_leaves_out_the_timing_which_wants_the_machine_to_itself():

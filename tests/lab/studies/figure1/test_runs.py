@@ -7,8 +7,10 @@ from torch import nn
 
 from linear_backprop_lab.data import Polynomial
 from linear_backprop_lab.models import mlp
-from linear_backprop_lab.records import RunError
-from linear_backprop_lab.studies.figure1.runs import figure1_jobs
+from linear_backprop_lab.records import Run, RunError
+from linear_backprop_lab.studies import Place
+from linear_backprop_lab.studies.figure1.runs import configs
+from linear_backprop_lab.studies.figure1.runs import job as job_of
 
 FUNCTIONS = {
     "relu": lambda a: np.maximum(a, 0),
@@ -20,8 +22,7 @@ FLOAT32 = 1e-5
 
 
 def jobs_by_setting(root, **settings):
-    jobs = figure1_jobs(root, **settings)
-    return {(job.run.config["activation"], job.run.config["rule"]): job for job in jobs}
+    return {(c["activation"], c["rule"]): job_of(Run(root, c), Place(root)) for c in configs(**settings)}
 
 
 def perform(job):

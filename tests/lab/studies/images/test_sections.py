@@ -180,7 +180,7 @@ def test_figure_4_counts_the_settings_where_linear_is_ahead_early(tmp_path, ahea
         runs.append(sweep_run(tmp_path, LINEAR, [0.2], penalty=10.0**-number, losses=[2.0 if first else None]))
     claim = figure4(runs).claims[0]
     assert claim.verdict == expected
-    assert claim.measured.startswith(f"{sum(ahead)} of 4 settings")
+    assert claim.measured == f"with batch norm: at {sum(ahead)} of 4 settings"
 
 
 @pytest.mark.parametrize("large, expected", [([0.4, 0.2], "holds"), ([0.2, 0.4], "does not hold")])

@@ -7,6 +7,7 @@ import torch
 from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies import (
+    Place,
     Scale,
     awaited,
     experiments_named,
@@ -14,9 +15,7 @@ from linear_backprop_lab.studies import (
     stages_of,
     workload,
 )
-from linear_backprop_lab.studies.bnn import runs as bnn
 from linear_backprop_lab.studies.images.selection import choose
-from linear_backprop_lab.studies.vgg import runs as vgg
 
 RULES = {"Exact()", "Linear()"}
 BATCH_NORM = (True, False)
@@ -28,12 +27,11 @@ def cifar(monkeypatch):
     images = torch.zeros((), dtype=torch.uint8).expand(50_000, 3, 32, 32)
     labels = torch.zeros((), dtype=torch.int64).expand(50_000)
     found = ImageDataset("cifar10", images, labels, images[:10_000], labels[:10_000], tuple("0123456789"), "made up")
-    for module in (vgg, bnn):
-        monkeypatch.setattr(module, "load_images", lambda data, *, download: found)
+    monkeypatch.setattr(Place, "images", lambda self: found)
 
 
 def configs(root, name, scale=Scale.PAPER):
-    return [job.run.config for job in jobs_of(experiments_named([name]), root, scale, None, False)]
+    return [job.run.config for job in jobs_of(experiments_named([name]), Place(root), scale)]
 
 
 def complete(config, root, accuracies, held_out=None, top5_error=None):
@@ -76,19 +74,19 @@ def test_the_paper_scale_is_the_papers_to_the_letter(tmp_path):
 @pytest.mark.parametrize("scale", Scale)
 def test_figures_share_the_runs_that_coincide(tmp_path, scale):
     def keys(name):
-        return {job.run.key for job in jobs_of(experiments_named([name]), tmp_path, scale, None, False)}
+        return {job.run.key for job in jobs_of(experiments_named([name]), Place(tmp_path), scale)}
 
     assert keys("fig2") == keys("fig4") < keys("open-settings")
     left, right = keys("fig3-left"), keys("fig3-right")
     assert len(left & keys("fig4")) == len(left) / 2
     assert len(left & right) == len(left) / 2
-    everything = jobs_of(experiments_named(["fig2", "fig3-left", "fig3-right", "fig4"]), tmp_path, scale, None, False)
+    everything = jobs_of(experiments_named(["fig2", "fig3-left", "fig3-right", "fig4"]), Place(tmp_path), scale)
     assert len(everything) == 2 * len(keys("fig4"))
 
 
 def test_at_the_papers_rate_a_small_scale_takes_longer_and_the_papers_shares_its_runs(tmp_path):
     def keys(name):
-        return {job.run.key for job in jobs_of(experiments_named([name]), tmp_path, Scale.PAPER, None, False)}
+        return {job.run.key for job in jobs_of(experiments_named([name]), Place(tmp_path), Scale.PAPER)}
 
     assert keys("paper-rate") < keys("fig4") and len(keys("paper-rate")) == 2 * 2 * 6
     small, swept = configs(tmp_path, "paper-rate", Scale.CPU), configs(tmp_path, "fig4", Scale.CPU)
@@ -118,7 +116,7 @@ def test_open_settings_change_one_choice_at_a_time(tmp_path):
     ],
 )
 def test_the_best_setting_of_each_side_is_run_again_with_more_seeds(tmp_path, name, seeds, epochs, sides):
-    settings = (experiments_named([name]), tmp_path, Scale.PAPER, None, False)
+    settings = (experiments_named([name]), Place(tmp_path), Scale.PAPER)
     stages = stages_of(*settings)
     swept = next(stages)
     assert len(swept) == 4 * 18
@@ -141,7 +139,7 @@ def test_the_best_setting_of_each_side_is_run_again_with_more_seeds(tmp_path, na
 
 
 def test_the_binarized_network_is_run_again_at_the_setting_of_the_lowest_precision_at_5_error(tmp_path):
-    settings = (experiments_named(["bnn"]), tmp_path, Scale.PAPER, None, False)
+    settings = (experiments_named(["bnn"]), Place(tmp_path), Scale.PAPER)
     stages = stages_of(*settings)
     swept = next(stages)
     assert len(swept) == 36 and awaited(*settings) == 2 * 4
@@ -160,7 +158,7 @@ def test_the_binarized_network_is_run_again_at_the_setting_of_the_lowest_precisi
 
 
 def test_what_held_out_images_choose_is_run_again_too(tmp_path):
-    settings = (experiments_named(["fig3-right"]), tmp_path, Scale.CPU, None, False)
+    settings = (experiments_named(["fig3-right"]), Place(tmp_path), Scale.CPU)
     stages = stages_of(*settings)
     chosen = {"test": (0.1, 0.1), "held_out": (1e-3, 0.1)}
     for job in next(stages):
@@ -174,7 +172,7 @@ def test_what_held_out_images_choose_is_run_again_too(tmp_path):
 
 
 def test_what_is_best_waits_for_the_whole_sweep(tmp_path):
-    settings = (experiments_named(["fig3-left"]), tmp_path, Scale.CPU, None, False)
+    settings = (experiments_named(["fig3-left"]), Place(tmp_path), Scale.CPU)
     stages = stages_of(*settings)
     for job in next(stages)[:-1]:
         complete(job.run.config, tmp_path, [0.5])
@@ -203,7 +201,7 @@ def test_an_epoch_that_diverged_is_not_chosen(tmp_path):
 
 
 def test_the_workload_counts_runs_and_gives_a_time(tmp_path):
-    jobs = jobs_of(experiments_named(["fig2"]), tmp_path, Scale.SMOKE, None, False)
+    jobs = jobs_of(experiments_named(["fig2"]), Place(tmp_path), Scale.SMOKE)
     complete(jobs[0].run.config, tmp_path, [0.5])
     assert workload(jobs, 3).startswith(
         "4 runs, 1 of them complete; at most 3 more follow at the settings that turn out best; about "
@@ -214,5 +212,5 @@ def test_the_workload_counts_runs_and_gives_a_time(tmp_path):
 
 
 def test_every_job_can_say_how_long_it_takes(tmp_path):
-    for job in jobs_of(experiments_named(["all"]), tmp_path, Scale.SMOKE, None, False):
+    for job in jobs_of(experiments_named(["all"]), Place(tmp_path), Scale.SMOKE):
         assert job.estimate is not None and 0 < job.estimate() < 60

@@ -3,8 +3,7 @@ import math
 import pytest
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.studies import Scale
-from linear_backprop_lab.studies.regularizer.runs import regularizer_jobs
+from linear_backprop_lab.studies import Place, Scale, experiments_named, jobs_of
 from linear_backprop_lab.studies.regularizer.section import regularizer
 
 
@@ -74,7 +73,7 @@ def test_backprop_alone_makes_no_claim(tmp_path):
 
 
 def test_the_smallest_scale_runs_and_is_read(tmp_path):
-    jobs = regularizer_jobs(tmp_path, Scale.SMOKE, None, False)
+    jobs = jobs_of(experiments_named(["regularizer"]), Place(tmp_path), Scale.SMOKE)
     steps = []
     for job in jobs[:2]:
         job.perform(steps.append)

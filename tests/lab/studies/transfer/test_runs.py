@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -6,12 +5,12 @@ from torch import nn
 import linear_backprop as lb
 from linear_backprop.attacks import IterativeFGSM
 from linear_backprop_lab.records import Run, RunError
-from linear_backprop_lab.studies import Scale
+from linear_backprop_lab.studies import Place, Scale, experiments_named, jobs_of
 from linear_backprop_lab.studies.images.building import build_model
 from linear_backprop_lab.studies.transfer import networks
 from linear_backprop_lab.studies.transfer.methods import Method, activation_paths, attack_of, methods_of
-from linear_backprop_lab.studies.transfer.networks import network_config, network_jobs, trained_network
-from linear_backprop_lab.studies.transfer.runs import methods, transfer_job, transfer_jobs
+from linear_backprop_lab.studies.transfer.networks import network_config, network_job, trained_network
+from linear_backprop_lab.studies.transfer.runs import job, methods, plan
 from linear_backprop_lab.studies.transfer.section import transfer
 from linear_backprop_lab.training import Normalizer
 
@@ -65,32 +64,32 @@ def test_i_fgsm_is_the_model_s_own_gradient_and_seeds_are_starts():
 
 
 def test_the_smallest_scale_runs_and_is_read(tmp_path):
-    jobs = transfer_jobs(tmp_path, Scale.SMOKE, None, False)
+    jobs = jobs_of(experiments_named(["transfer"]), Place(tmp_path), Scale.SMOKE)
     steps: list[int] = []
     made = [jobs[0], jobs[2]]
-    for job in made:
-        job.perform(steps.append)
-    assert [job.run.config["source"] for job in made] == ["VGG19", "bottleneck"]
-    for job in made:
-        chosen = methods(job.run.config)
-        assert [(line["kind"], line["changed"]) for line in job.run.metrics] == chosen
-        with np.load(job.run.folder / "fooled.npz") as arrays:
-            assert arrays["fooled"].shape == (len(chosen), 1, 2, 16)
-        assert set(job.run.metrics[0]["fooled"][0]) == {job.run.config["source"], "plain"}
+    for each in made:
+        each.perform(steps.append)
+    assert [each.run.config["source"] for each in made] == ["VGG19", "bottleneck"]
+    for run in (each.run for each in made):
+        chosen = methods(run.config)
+        assert [(line["kind"], line["changed"]) for line in run.metrics] == chosen
+        assert run.arrays("fooled")["fooled"].shape == (len(chosen), 1, 2, 16)
+        assert set(run.metrics[0]["fooled"][0]) == {run.config["source"], "plain"}
     assert steps == [*range(1, made[0].steps + 1), *range(1, made[1].steps + 1)]
-    section = transfer([job.run for job in made])
+    section = transfer([each.run for each in made])
     assert len(section.figures) == 1 and section.table and section.finding
 
 
 def test_a_trained_network_keeps_its_weights_and_is_trained_again_without_them(tmp_path):
-    job = next(j for j in network_jobs(tmp_path, Scale.SMOKE, None, False) if j.run.config["network"] == "plain")
-    job.perform(lambda step: None)
-    kept = trained_network(tmp_path, job.run.config, None, False).state_dict()
-    (job.run.folder / "weights.pt").unlink()
-    again = trained_network(tmp_path, job.run.config, None, False)
+    place = Place(tmp_path)
+    trained = network_job(Run(tmp_path, network_config("plain", Scale.SMOKE)), place)
+    trained.perform(lambda step: None)
+    kept = trained_network(trained.run.config, place).state_dict()
+    (trained.run.folder / "weights.pt").unlink()
+    again = trained_network(trained.run.config, place)
     assert all(torch.equal(value, kept[name]) for name, value in again.state_dict().items())
     assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
-    assert job.run.is_complete and (job.run.folder / "weights.pt").exists()
+    assert trained.run.is_complete and (trained.run.folder / "weights.pt").exists()
 
 
 def test_a_network_takes_images_in_0_to_1_as_it_was_trained_on_bytes(tmp_path):
@@ -106,10 +105,10 @@ def test_a_network_takes_images_in_0_to_1_as_it_was_trained_on_bytes(tmp_path):
 
 
 def test_networks_that_agree_on_no_image_are_told(tmp_path):
-    job = transfer_jobs(tmp_path, Scale.SMOKE, None, False)[0]
-    strict = Run(tmp_path, {**job.run.config, "all_right": True, "networks": untrained(job.run.config["networks"])})
+    config = plan(Place(tmp_path), Scale.SMOKE).configs[0]
+    strict = Run(tmp_path, {**config, "all_right": True, "networks": untrained(config["networks"])})
     with pytest.raises(RunError, match=r"both networks classify \d+ of 64 images rightly; train them for longer"):
-        transfer_job(tmp_path, strict.config, None, False).perform(lambda step: None)
+        job(strict, Place(tmp_path)).perform(lambda step: None)
 
 
 def untrained(configs):
