@@ -110,6 +110,11 @@ def test_importing_the_library_imports_no_lab():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
+def test_importing_the_library_does_not_load_dynamo_which_takes_seconds():
+    code = "import sys, linear_backprop; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_every_public_name_is_documented():
     aliases = {"Elementwise", "Predicate"}  # of `Callable`, which carry none at run time
     for name in (n for n in vars(lb) if not n.startswith("_") and n not in aliases):

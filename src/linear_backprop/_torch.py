@@ -13,10 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import config as _dynamo_config
-from torch._dynamo.exc import BackendCompilerFailed as BackendCompilerFailed
-from torch._dynamo.exc import FailOnRecompileLimitHit as FailOnRecompileLimitHit
-from torch._dynamo.exc import TorchDynamoException as TorchDynamoException
 from torch._guards import TracingContext
 from torch._ops import HigherOrderOperator as HigherOrderOperator
 from torch.autograd import forward_ad
@@ -104,12 +100,20 @@ def size_expression(size: Any) -> Any:
 @contextmanager
 def capturing_whole() -> Generator[None]:
     """A context in which Dynamo captures anew once a module's hooks change, and in one graph inside DDP, too."""
-    before = _dynamo_config.skip_nnmodule_hook_guards, _dynamo_config.optimize_ddp
-    _dynamo_config.skip_nnmodule_hook_guards = _dynamo_config.optimize_ddp = False
+    config = torch._dynamo.config
+    before = config.skip_nnmodule_hook_guards, config.optimize_ddp
+    config.skip_nnmodule_hook_guards = config.optimize_ddp = False
     try:
         yield
     finally:
-        _dynamo_config.skip_nnmodule_hook_guards, _dynamo_config.optimize_ddp = before
+        config.skip_nnmodule_hook_guards, config.optimize_ddp = before
+
+
+def dynamo_errors() -> Any:
+    """The module of Dynamo's errors. Dynamo takes seconds to load, and is not needed but by `collapse`."""
+    from torch._dynamo import exc
+
+    return exc
 
 
 def is_batched(tensor: Tensor) -> bool:
@@ -120,10 +124,8 @@ def is_batched(tensor: Tensor) -> bool:
 
 def is_of_pytorch(function: Any) -> bool:
     """Whether what a graph calls is PyTorch's own, or Python's, and no `torch.library.custom_op` or the like."""
-    if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-        return str(function).split(".")[0] in ("aten", "prim", "prims")
     module = getattr(function, "__module__", None) or "torch"
-    return module.split(".")[0] in ("torch", "_operator", "builtins", "math")
+    return module.split(".")[0] in ("torch", "_operator", "builtins", "math") and not is_custom_operator(function)
 
 
 def unwrapped_if_dead(tensor: Tensor) -> Tensor:

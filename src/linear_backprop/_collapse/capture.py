@@ -18,11 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from .._errors import CollapseError
 from .._torch import (
-    BackendCompilerFailed,
-    FailOnRecompileLimitHit,
-    TorchDynamoException,
     capturing_whole,
     counting_samples,
+    dynamo_errors,
     one_is_a_size_like_others,
 )
 from .graph import inline_checkpoints, line_in, undisturbed, with_own_code
@@ -84,9 +82,9 @@ class Captured:
                 counting_samples(given) if self.samples else nullcontext(),
             ):
                 result = self._run(args, kwargs)
-        except BackendCompilerFailed as error:  # an error of ours: as it is
+        except dynamo_errors().BackendCompilerFailed as error:  # an error of ours: as it is
             raise error.inner_exception from None
-        except TorchDynamoException as error:
+        except dynamo_errors().TorchDynamoException as error:
             own = self._own_error(args, kwargs)
             raise own or CollapseError(_explanation(error)) from own and own.__cause__
         except RuntimeError as error:
@@ -113,7 +111,7 @@ class Captured:
             self._compiled = self._compile()
         try:
             return self._compiled(*args, **kwargs)
-        except FailOnRecompileLimitHit:  # counted by function; another one starts anew
+        except dynamo_errors().FailOnRecompileLimitHit:  # counted by function; another one starts anew
             self._compiled = self._compile()
             return self._compiled(*args, **kwargs)
 
@@ -168,7 +166,7 @@ def _raising(message: str) -> Runner:
     return run
 
 
-def _explanation(error: TorchDynamoException) -> str:
+def _explanation(error: Exception) -> str:
     text = str(error)
     reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     line = line_in(text)

@@ -26,7 +26,7 @@ its operations are, `analysis` and `plan` make the graphs of a step of it, `step
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -152,13 +152,18 @@ class Collapsed(nn.Module):
                 f"single runs of a module"
             )
         self._captured = Captured(self._target, self._prepare, samples=True)
+        self._run = self._untraced()
         self._runner: CollapsedRunner | LocalRunner | None = None
         self._accumulation: Accumulation | None = None
         self._said = False
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy captures its own graph.
-        return {**self.__dict__, "_runner": None, "_accumulation": None}
+        return {**self.__dict__, "_runner": None, "_accumulation": None, "_run": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._run = self._untraced()
 
     @property
     def training(self) -> bool:  # pyright: ignore
@@ -180,15 +185,19 @@ class Collapsed(nn.Module):
         self.model.train(mode)
         return self
 
-    @torch.compiler.disable(  # pyright: ignore[reportUntypedFunctionDecorator]
-        reason="a collapsed model captures its own graph: use lb.collapse(model, compile=True)"
-    )
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own output.
 
         Raises:
             CollapseError: Something that the model does cannot be collapsed; see `collapse`.
         """
+        return self._run(*args, **kwargs)
+
+    def _untraced(self) -> Callable[..., Any]:
+        reason = "a collapsed model captures its own graph: use lb.collapse(model, compile=True)"
+        return torch.compiler.disable(self._forward, reason=reason)  # pyright: ignore[reportUnknownVariableType]
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.model(*args, **kwargs)
         if transforms_active():

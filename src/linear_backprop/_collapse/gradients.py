@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from .._torch import is_of_pytorch
 from .graph import compiled, undisturbed
@@ -108,6 +107,8 @@ class Gradients:
 
         if not all(is_of_pytorch(node.target) for node in plan.above):
             return gradients  # whose backward pass may read anything
+        from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to load
+
         with undisturbed():
             traced = make_fx(gradients)(*flat)
         _simplify(traced)
