@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import pytest
@@ -33,7 +34,9 @@ def test_every_file_is_read_once(tmp_path, runs):
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "record.json", "environment.json"])
 def test_a_changed_record_is_named_and_left_out(tmp_path, runs, name):
     path = runs[0].folder / name
-    path.write_text(path.read_text().replace("0", "1", 1))
+    changed, count = re.subn(r"[0-9]", lambda digit: str((int(digit[0]) + 1) % 10), path.read_text(), count=1)
+    path.write_text(changed)
+    assert count == 1
     found = read(tmp_path)
     assert [run.folder for run in found.complete] == [runs[1].folder]
     ((folder, wrong),) = found.left_out
