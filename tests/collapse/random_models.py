@@ -3,7 +3,7 @@
     python tests/collapse/random_models.py [COUNT] [FIRST]
 
 draws so many of either kind, compares collapse's gradients with convert's before and after a change of the parameters,
-and prints how many were right, refused, wrong or crashed.
+and prints which were not as they should be, and every hundred how many were right, refused, wrong or crashed.
 """
 
 from __future__ import annotations
@@ -377,9 +377,9 @@ def gradients(run: nn.Module, model: nn.Module, x: Tensor, seed: int) -> list[Te
 
 
 def max_difference(found: list[Tensor | None], expected: list[Tensor | None]) -> float:
-    """The largest error, relative to each gradient's largest entry; one that is 1e-9 of the others counts as zero."""
+    """The largest error, relative to each gradient's largest entry; one that is 1e-6 of the others counts as zero."""
     top = max(g.abs().max().item() for g in expected if g is not None)
-    return max(difference(a, b, 1e-9 * top) for a, b in zip(found, expected, strict=True))
+    return max(difference(a, b, 1e-6 * top) for a, b in zip(found, expected, strict=True))
 
 
 def difference(found: Tensor | None, expected: Tensor | None, nothing: float) -> float:
@@ -392,19 +392,20 @@ def main(count: int, first: int) -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for kind, make in (("affine", affine_model), ("not affine", other_model)):
-        verdicts: Counter[str] = Counter()
-        for seed in range(first, first + count):
+    verdicts: dict[str, Counter[str]] = {"affine": Counter(), "not affine": Counter()}
+    for seed in range(first, first + count):
+        for kind, make in (("affine", affine_model), ("not affine", other_model)):
             model, names = make(seed)
             try:
                 found = verdict(model, seed)
             except Exception as error:  # a crash is a finding, too
                 found = f"crashed: {type(error).__name__}: {error}"
-            verdicts[found.split(" ")[0]] += 1
+            verdicts[kind][found.split(" ")[0]] += 1
             if found != ("right" if kind == "affine" else "refused"):
                 print(f"{kind} {seed}: {found[:200]} {names}", flush=True)
             torch.compiler.reset()
-        print(f"{kind}: {dict(verdicts)}", flush=True)
+        if (seed + 1 - first) % 100 == 0 or seed + 1 == first + count:
+            print(", ".join(f"{kind}: {dict(each)}" for kind, each in verdicts.items()), flush=True)
 
 
 if __name__ == "__main__":
