@@ -249,7 +249,7 @@ NOT_AFFINE: dict[str, Callable[[Step, Tensor, Tensor], Tensor]] = {
     "detached where": lambda s, h, x: torch.where(h > 0, h, h.detach()),
     "detached product": lambda s, h, x: h * h.detach(),
     "sine": lambda s, h, x: torch.sin(h),
-    "truncated": lambda s, h, x: torch.trunc(h),
+    "fraction": lambda s, h, x: torch.frac(h),
     "cast to integers": lambda s, h, x: h.long().to(h.dtype),
     "gathered by value": lambda s, h, x: h.gather(1, h.argsort(1)),
     "batch mean": lambda s, h, x: h - h.mean(0),
