@@ -1,0 +1,62 @@
+"""What stands around a collapsed part: attention below it, DDP about it."""
+
+import copy
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import linear_backprop as lb
+
+pytestmark = pytest.mark.usefixtures("in_float64")
+
+
+class AboveAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x, x, x)[0].mean(1))
+
+
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.MeanLinear()])
+def test_attention_may_lie_below(rule: lb.Linear | lb.MeanLinear):
+    torch.manual_seed(0)
+    model = AboveAttention()
+    twin = copy.deepcopy(model)
+    lb.convert(twin, rule)
+    x = torch.randn(20, 4, 6)
+    for run in (lb.collapse(model, rule, where="head.1", always=True), twin):
+        run(x).square().mean().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def one_worker() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_worker")
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.LocallyExact()])
+def test_ddps_buckets_do_not_split_the_graph(rule: lb.Linear | lb.LocallyExact):
+    torch.manual_seed(0)
+    widths = (6, 400, 400, 400, 3)  # of 3.8 MB: the first bucket takes 1
+    layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.Tanh())]
+    model = nn.Sequential(*layers[:-1])
+    twin = copy.deepcopy(model)
+    fast = lb.collapse(model, rule, always=True)
+    lb.convert(twin, rule)
+    x = torch.randn(20, 6)
+    for run in (nn.parallel.DistributedDataParallel(fast, bucket_cap_mb=1), twin):
+        run(x).square().mean().backward()
+    assert "emit: 3 non-linearities" in str(fast)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-12)
