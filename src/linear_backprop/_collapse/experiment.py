@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from .._torch import is_of_pytorch, version_of
 from .graph import tensors_of
 from .layout import Form, Layout, in_memory_order, memory_order
-from .values import Scale, copied, is_inexact, strided
+from .values import Scale, as_drawn, copied, is_inexact, strided
 
 if TYPE_CHECKING:
     from .affine import Proof
@@ -73,7 +73,7 @@ class Experiment:
         self._alike: dict[fx.Node, tuple[Any, Any]] = {}
         for arg in self.samples:
             if arg not in self.varied:
-                self._alike[arg] = self._drawn(arg, lambda z: z)
+                self._alike[arg] = self._drawn(arg, as_drawn)
         self.devices = {t.device for pair in self.values.values() for t in tensors_of(pair) if t.is_cuda}
         self.others: dict[fx.Node, tuple[Any, Any]] = {}
         for arg, (first, second) in self.values.items():

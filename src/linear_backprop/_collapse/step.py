@@ -44,7 +44,7 @@ class Step:
         group: The workers whose mean the gradients become; None for this one alone.
         checked: The outputs, where their combinations are to be verified.
         waiting: How many backward passes, each of other outputs, may yet come.
-        inner: Those outputs that another one is computed from, with their names.
+        inner: Those outputs that another one is computed from, with their nodes.
     """
 
     plan: Plan
@@ -59,7 +59,7 @@ class Step:
     group: dist.ProcessGroup | None
     checked: list[Tensor]
     waiting: int = 0
-    inner: list[tuple[ReferenceType[Tensor], str]] = field(default_factory=list[Any])
+    inner: list[tuple[ReferenceType[Tensor], fx.Node]] = field(default_factory=list[Any])
 
     @staticmethod
     def of(
@@ -123,13 +123,13 @@ class Step:
         Raises:
             CollapseError: Names the output.
         """
-        for reference, name in self.inner:
+        for reference, node in self.inner:
             output = reference()
             if output is not None and (output.retains_grad or output._backward_hooks):
                 raise CollapseError(
-                    f"{name} is an output that another one is computed from, and has a hook, or retain_grad(): its "
-                    f"own gradient is not computed in a collapsed backward pass. Use lb.convert, or collapse only what "
-                    f"lies above it (`where=`)"
+                    f"{self.plan.analysis.places.name(node)} is an output that another one is computed from, and has a "
+                    f"hook, or retain_grad(): its own gradient is not computed in a collapsed backward pass. "
+                    f"Use lb.convert, or collapse only what lies above it (`where=`)"
                 )
 
     def over_workers(self, total: Aggregates) -> Aggregates:
@@ -216,8 +216,7 @@ def connect(step: Step, values: dict[fx.Node, Any], accumulation: Accumulation |
         given = [z if n in read else None for n, z in sources]
         made = _Collapsed.apply(step, accumulation, outputs, *given)
         values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in ours})
-    name = plan.analysis.places.name
-    step.inner = [(ref(values[n]), name(n)) for n in connected if n in plan.inner]
+    step.inner = [(ref(values[n]), n) for n in connected if n in plan.inner]
 
 
 class _Collapsed(torch.autograd.Function):
