@@ -82,7 +82,7 @@ class Accumulation:
         self._groups.append(_Group(step, wanted, _states(step.leaves), total))
 
     def finish(self) -> None:
-        """Add the gradients to what they belong to.
+        """Add the gradients to what they belong to: each as soon as it is made, where nothing can be added to it.
 
         Raises:
             LinearBackpropError: There are none.
@@ -90,22 +90,34 @@ class Accumulation:
         if not self._groups:
             raise LinearBackpropError("no backward pass ran inside accumulate(); call loss.backward() in it")
         sums: dict[Tensor, Tensor] = {}
+        alone = len(self._groups) == 1 and _are_apart(self._groups[0].step.connected)
         for group in self._groups:
             if _states(group.step.leaves) != group.states:
                 raise RuntimeError(
                     "a parameter was modified by an inplace operation inside accumulate(), after a micro-batch's "
                     "forward pass; step the optimizer after the block"
                 )
-            found = iter(group.step.found(group.wanted, group.step.over_workers(group.total)))
-            for leaf, takes in zip(group.step.connected, group.wanted.leaves, strict=True):
-                gradient = next(found) if takes else None
-                if gradient is not None:
+            connected, samples = group.step.connected, len(group.step.plan.samples)
+
+            def receive(place: int, gradient: Tensor, leaves: list[Tensor] = connected, first: int = samples) -> None:
+                leaf = leaves[place - first]
+                if alone and leaf.requires_grad:
+                    torch.autograd.backward(leaf, gradient)
+                else:
                     sums[leaf] = sums[leaf] + gradient if leaf in sums else gradient
+
+            group.step.find(group.wanted, group.step.over_workers(group.total), receive)
         frozen = [leaf for leaf in sums if not leaf.requires_grad]  # since its micro-batch
         for leaf in frozen:
             leaf.grad = sums[leaf] if leaf.grad is None else leaf.grad + sums[leaf]
             del sums[leaf]
         torch.autograd.backward(list(sums), list(sums.values()))
+
+
+def _are_apart(leaves: list[Tensor]) -> bool:
+    """Whether none is made of another, so that a hook on one may change it before the gradients of the others."""
+    storages = {leaf.untyped_storage().data_ptr() for leaf in leaves}
+    return len(storages) == len(leaves) and all(leaf.grad_fn is None for leaf in leaves)
 
 
 def _states(leaves: list[Tensor]) -> list[tuple[int, int]]:

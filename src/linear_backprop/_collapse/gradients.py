@@ -1,12 +1,14 @@
 """The gradients of the collapsed part from C + 1 combinations of samples, as one graph without autograd.
 
 The replay's own backward pass is traced once into a graph of operations. What the replay computes forward and no
-gradient reads is dropped from it: most products below an activation. With operators of the user's own
-(`torch.library.custom_op`), whose backward pass is Python and may read what changes, it is run each time.
+gradient reads is dropped from it: most products below an activation. Each gradient is handed over when it is made, so
+that they need not be held together. With operators of the user's own (`torch.library.custom_op`), whose backward pass
+is Python and may read what changes, the replay and its backward pass are run each time.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +17,13 @@ import torch
 from torch import Tensor, fx
 
 from .._torch import is_of_pytorch
-from .graph import compiled, undisturbed
+from .graph import compiled, inputs_of, undisturbed
 from .plan import Plan
 
 Noted = tuple[Tensor | None, Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]
 """Of one non-linearity: values, slope, derivatives by its own tensors, and constants."""
+Receive = Callable[[int, Tensor], None]
+"""Takes one gradient, after its place among samples, leaves and what is emitted."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class Gradients:
         *,
         batch: int,
         autocast: Autocast,
-    ) -> list[Tensor | None]:
-        """The gradients of samples, leaves and what is emitted, those wanted; None where nothing depends on one.
+        receive: Receive,
+    ) -> None:
+        """Make the gradients of samples, leaves and what is emitted: those wanted that an output depends on.
 
         Args:
             wanted: Which.
@@ -72,6 +77,7 @@ class Gradients:
             cotangents: Of those outputs that received one.
             batch: The size of the batch that the combinations make.
             autocast: What the forward pass ran under.
+            receive: Takes them one by one.
         """
         flat = [*leaves, *samples, *(t for each in noted for t in _flat(each)), *cotangents]
         if self.compiled:  # channels last, a few samples' convolutions take longer
@@ -80,11 +86,11 @@ class Gradients:
         if key not in self._traced:
             self._traced[key] = self._trace(wanted, [_counts(each) for each in noted], batch, autocast, flat)
         with torch.no_grad():
-            return list(self._traced[key](*flat))
+            self._traced[key](receive, *flat)
 
     def _trace(
         self, wanted: Wanted, counts: list[_Counts], batch: int, autocast: Autocast, flat: list[Tensor]
-    ) -> Callable[..., Any]:
+    ) -> Callable[..., None]:
         plan = self.plan
         numbers = {n: plan.number(n, batch) for n in plan.replay.inputs if n in plan.analysis.trace.numbers}
 
@@ -99,20 +105,27 @@ class Gradients:
                 made = plan.replay.module(*[values[n] for n in plan.replay.inputs], *noted)
             received = [y for y, takes in zip(made, wanted.outputs, strict=True) if takes]
             pairs = [(y, g.to(y.dtype)) for y, g in zip(received, rest, strict=True) if y.requires_grad]
-            sources = [z for z in (*of_samples, *of_leaves) if z.requires_grad] + emitted
-            if not pairs or not sources:
-                return [None] * len(sources)
-            outputs, cotangents = zip(*pairs, strict=True)
-            return list(torch.autograd.grad(outputs, sources, cotangents, allow_unused=True))
+            sources = [*of_samples, *of_leaves, *emitted]
+            taking = [place for place, z in enumerate(sources) if z.requires_grad]
+            found: list[Tensor | None] = [None] * len(sources)
+            if pairs and taking:
+                outputs, cotangents = zip(*pairs, strict=True)
+                of_taking = torch.autograd.grad(outputs, [sources[i] for i in taking], cotangents, allow_unused=True)
+                for place, gradient in zip(taking, of_taking, strict=True):
+                    found[place] = gradient
+            return found
 
         if not all(is_of_pytorch(node.target) for node in plan.above):
-            return gradients  # whose backward pass may read anything
+            return _handing_over(gradients)  # whose backward pass may read anything
         from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to load
 
         with undisturbed():
             traced = make_fx(gradients)(*flat)
         _simplify(traced)
-        return compiled(traced) if self.compiled else traced.forward
+        if self.compiled:
+            return _handing_over(compiled(traced))
+        _hand_over(traced)
+        return traced.forward
 
 
 @dataclass(frozen=True)
@@ -179,3 +192,43 @@ def _simplify(traced: fx.GraphModule) -> None:
             node.replace_all_uses_with(below.args[0])
     traced.graph.eliminate_dead_code()
     traced.recompile()
+
+
+def _handing_over(make: Callable[..., Sequence[Tensor | None]]) -> Callable[..., None]:
+    """A function that gives what another returns to its first argument."""
+
+    def handing_over(receive: Receive, *given: Tensor) -> None:
+        for place, gradient in enumerate(make(*given)):
+            if gradient is not None:
+                receive(place, gradient)
+
+    return handing_over
+
+
+def _hand_over(traced: fx.GraphModule) -> None:
+    """Make a graph that gives what it returns to a new first input, each as soon as nothing works in its memory."""
+    graph = traced.graph
+    nodes = list(graph.nodes)
+    begun = len(inputs_of(graph)) - 1
+    owners, last = dict[fx.Node, fx.Node](), dict[fx.Node, int]()
+    for index, node in enumerate(nodes):
+        owners[node], last[node] = node, max(index, begun)
+        for read in node.all_input_nodes if node.op != "output" else ():
+            last[owners[read]] = index
+            if _shares_memory(node):
+                owners[node] = owners[read]
+    (returned,) = nodes[-1].args
+    with graph.inserting_before(nodes[0]):
+        receive = graph.placeholder("receive")
+    for place, node in enumerate(returned):
+        if node is not None:
+            with graph.inserting_after(nodes[last[owners[node]]]):
+                graph.call_function(operator.call, (receive, place, node))
+    nodes[-1].args = (None,)
+    traced.recompile()
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    """Whether what the operation returns may lie in the memory of what it is given."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or any(each.alias_info is not None for each in schema.returns)

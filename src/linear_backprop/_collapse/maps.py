@@ -61,30 +61,31 @@ class Maps:
             h = _zeros(layout, rows, form, cotangents) if noting.emits else None
             slope = next(slopes) if n.layer is None else None
             noted.append((h, slope, (h,) * noting.own if h is not None else (), constants))
-        found = iter(
-            self.gradients(
-                Wanted(tuple(each is not None for each in g), self.takes, (False,) * len(self.leaves), emitted=True),
-                zeros,
-                self.leaves,
-                noted,
-                self._units(g, rows, cotangents),
-                batch=plan.output_layouts[0].whole_samples(rows),
-                autocast=self.autocast,
-            )
+        found: dict[int, Tensor] = {}
+        self.gradients(
+            Wanted(tuple(each is not None for each in g), self.takes, (False,) * len(self.leaves), emitted=True),
+            zeros,
+            self.leaves,
+            noted,
+            self._units(g, rows, cotangents),
+            batch=plan.output_layouts[0].whole_samples(rows),
+            autocast=self.autocast,
+            receive=found.__setitem__,
         )
-
         of_samples = [
-            _spread(next(found), cotangents, layout, form)
-            for layout, form, takes in zip(plan.value_layouts, self.forms, self.takes, strict=False)
+            _spread(found.get(place), cotangents, layout, form)
+            for place, (layout, form, takes) in enumerate(zip(plan.value_layouts, self.forms, self.takes, strict=False))
             if takes
         ]
-        of_h = [
-            (next(found), layout, form, n.layer is None)
+        emitting = [
+            (layout, form, n.layer is None)
             for n, noting, layout, (form, _) in zip(
                 plan.nonlinearities, plan.noting, plan.emitted_layouts, self.noted, strict=True
             )
             if noting.emits
         ]
+        first = len(self.samples) + len(self.leaves)
+        of_h = [(found.get(first + place), *each) for place, each in enumerate(emitting)]
         activations = [(p, layout, form) for p, layout, form, is_activation in reversed(of_h) if is_activation]
         return of_samples, (_spread(p, cotangents, layout, form) for p, layout, form in activations)
 

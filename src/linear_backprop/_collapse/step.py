@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from .._errors import CollapseError
 from .._torch import graph_is_kept, is_batched
 from .aggregates import Aggregates
-from .gradients import Autocast, Gradients, Noted, Wanted
+from .gradients import Autocast, Gradients, Noted, Receive, Wanted
 from .layout import Form, in_memory_order, memory_order
 from .plan import Plan
 from .workers import averaged
@@ -136,8 +136,8 @@ class Step:
         """The sums over all workers, where there are several."""
         return total if self.group is None else total.over(self.group)
 
-    def found(self, wanted: Wanted, total: Aggregates) -> list[Tensor | None]:
-        """The gradients that are wanted: of the combinations of the inputs, then of the leaves."""
+    def find(self, wanted: Wanted, total: Aggregates, receive: Receive) -> None:
+        """Make the gradients that are wanted, of the combinations of the inputs and of the leaves."""
         plan = self.plan
         rows = zip(plan.value_layouts, total.combinations(), self.forms, strict=False)
         combinations = iter([layout.place(z, form) for layout, z, form in rows])
@@ -155,7 +155,16 @@ class Step:
         batch = plan.output_layouts[0].whole_samples(len(total.ones) + 1)
         if self.checked:
             self._verify(samples, noted, total, batch)
-        return self.gradients(wanted, samples, self.leaves, noted, cotangents, batch=batch, autocast=self.autocast)
+        self.gradients(
+            wanted,
+            samples,
+            self.leaves,
+            noted,
+            cotangents,
+            batch=batch,
+            autocast=self.autocast,
+            receive=receive,
+        )
 
     @property
     def _output_forms(self) -> list[Form]:
@@ -254,13 +263,12 @@ class _Collapsed(torch.autograd.Function):
             ctx.accumulation.take(step, wanted, total)
             return (*nothing, *[None] * len(sources))
         total = step.over_workers(total)
-        found = iter(step.found(wanted, total))
-        gradients = [next(found) if each else None for each in takes]
+        found: dict[int, Tensor] = {}
+        step.find(wanted, total, found.__setitem__)
         for index, (n, z) in enumerate(zip(plan.samples, sources, strict=False)):
-            rows = gradients[index]
-            if rows is not None and z is not None:
+            if index in found and z is not None:
                 layout = plan.layouts[n]
                 form = Form.of(z)
-                spread = total.spread(layout.rows(rows, form)[: len(total.ones) + 1], cotangents)
-                gradients[index] = layout.like(spread, form)
-        return (*nothing, *gradients)
+                spread = total.spread(layout.rows(found[index], form)[: len(total.ones) + 1], cotangents)
+                found[index] = layout.like(spread, form)
+        return (*nothing, *(found.get(index) for index in range(len(sources))))
