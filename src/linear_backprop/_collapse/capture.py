@@ -34,11 +34,15 @@ class Invocation:
     """One call of a captured function.
 
     Attributes:
+        prepare: Makes a runner of a graph.
+        runners: Those made so far.
         given: The tensors that it was called with, those of samples where it knows what samples are: identities.
         batch: The number of samples.
         has_run: Whether the runner was reached.
     """
 
+    prepare: Prepare
+    runners: list[Runner]
     given: set[int] = field(default_factory=set[int])
     batch: int = 0
     has_run: bool = False
@@ -60,6 +64,7 @@ class Captured:
     def __init__(self, function: Callable[..., Any], prepare: Prepare, samples: bool) -> None:
         self.function, self.prepare, self.samples = function, prepare, samples
         self._compiled: Callable[..., Any] | None = None
+        self._runners: list[Runner] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result.
@@ -67,7 +72,7 @@ class Captured:
         Raises:
             CollapseError: Dynamo cannot follow the function, or `prepare` refuses its graph.
         """
-        call = Invocation()
+        call = Invocation(self.prepare, self._runners)
         if self.samples:
             given = self._samples(call, args, kwargs)
         else:
@@ -104,7 +109,7 @@ class Captured:
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None}
+        return {**self.__dict__, "_compiled": None, "_runners": []}
 
     def _run(self, args: Any, kwargs: Any) -> Any:
         if self._compiled is None:
@@ -112,6 +117,7 @@ class Captured:
         try:
             return self._compiled(*args, **kwargs)
         except dynamo_errors().FailOnRecompileLimitHit:  # counted by function; another one starts anew
+            self._runners.clear()
             self._compiled = self._compile()
             return self._compiled(*args, **kwargs)
 
@@ -121,7 +127,7 @@ class Captured:
         def captured(*args: Any, **kwargs: Any) -> Any:
             return function(*args, **kwargs)
 
-        return torch.compile(with_own_code(captured), backend=self._backend, fullgraph=True, dynamic=False)
+        return torch.compile(with_own_code(captured), backend=_backend, fullgraph=True, dynamic=False)
 
     def _samples(self, call: Invocation, args: Any, kwargs: Any) -> list[Tensor]:
         """The tensors whose first dimension counts samples."""
@@ -134,21 +140,6 @@ class Captured:
             raise CollapseError(f"the batch is empty: got an input of shape {tuple((floating or tensors)[0].shape)}")
         return [x for x in tensors if len(x) == call.batch]
 
-    def _backend(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        try:
-            with undisturbed():
-                inline_checkpoints(module)
-                runner = self.prepare(module, inputs, _under_way.get())
-        except CollapseError as error:  # to be raised at the call, where nobody swallows it
-            runner = _raising(str(error))
-
-        def run(*inputs: Any) -> Any:
-            call = _under_way.get()
-            call.has_run = True
-            return runner(call, inputs)
-
-        return run
-
     def _own_error(self, args: Any, kwargs: Any) -> Exception | None:
         """What the function raises by itself, where it does."""
         try:
@@ -157,6 +148,27 @@ class Captured:
         except Exception as error:
             return error
         return None
+
+
+def _backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+    """Dynamo's backend; one for all, since Dynamo keeps it for good, and its result for as long as there is the code."""
+    call = _under_way.get()
+    try:
+        with undisturbed():
+            inline_checkpoints(module)
+            runner = call.prepare(module, inputs, call)
+    except CollapseError as error:  # to be raised at the call, where nobody swallows it
+        runner = _raising(str(error))
+
+    index = len(call.runners)
+    call.runners.append(runner)
+
+    def run(*inputs: Any) -> Any:
+        call = _under_way.get()
+        call.has_run = True
+        return call.runners[index](call, inputs)
+
+    return run
 
 
 def _raising(message: str) -> Runner:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -42,10 +43,12 @@ from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
 from .._torch import is_compiled, size_guards, transforms_active
 from .accumulation import Accumulation
-from .analysis import Analysis, Selection
+from .analysis import Analysis
 from .capture import Captured, Invocation, Runner
+from .costs import Costs
 from .graph import Places, inputs_of
 from .locally_exact import LocallyExact
+from .nonlinearity import Selection
 from .runner import CollapsedRunner, LocalRunner, Options
 from .sizes import BatchSize
 from .table import table_of
@@ -291,16 +294,18 @@ class Collapsed(nn.Module):
             collapses = self.collapses(call.batch)
             if not collapses and not self._said and not isinstance(self.rule, LocallyExact):
                 self._said = True
-                _say_that_it_is_ordinary(call.batch, runner.costs.outputs)
+                _say_that_it_is_ordinary(call.batch, runner.costs)
             return runner(inputs, collapses, self._accumulation)
 
         return run
 
 
-def _say_that_it_is_ordinary(samples: int, outputs: int) -> None:
+def _say_that_it_is_ordinary(samples: int, costs: Costs) -> None:
+    by_operations = replace(costs, fixed=0).collapse_pays(samples)
+    reason = "too small a step" if by_operations else f"too few for {costs.outputs} outputs"
     warnings.warn(
-        f"{samples} samples are too few for {outputs} outputs: the ordinary backward pass is cheaper and is run, with "
-        f"the same gradients",
+        f"{samples} samples are {reason}: the ordinary backward pass is cheaper and is run, with the same gradients "
+        f"(always=True collapses all the same)",
         stacklevel=2,
     )
 

@@ -30,7 +30,8 @@ from .capture import Captured, Invocation, Runner
 from .cutting import Cut, Cutter, begin, gradients, separate
 from .graph import Places, computes, function_of, inputs_of, outputs_of
 from .maps import Maps
-from .plan import cut_piece, nonlinearities_in
+from .nonlinearity import nonlinearities_in
+from .pieces import cut_piece
 from .workers import averaged
 
 

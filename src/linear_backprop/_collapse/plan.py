@@ -9,58 +9,32 @@ whole     all of it in ordinary autograd under the rule, where that is cheaper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from .._call import Call
-from .._catalogue.activations import FORMS
-from .._conversion.run_call import run_activation, run_layer
 from .._errors import CollapseError
 from .._rules.elementwise import Linear, MeanLinear
-from .._rules.layers import rule_for
-from .._rules.rule import LayerRule
-from .._torch import SET_GRAD_ENABLED, Function
-from .analysis import Analysis, NonLinearity, Part
-from .cutting import Cutter
-from .emission import emit, map_layer, note_activation, note_layer
-from .graph import Rewriting, computes, function_of, tensors_of, user_line
+from .analysis import Analysis, Part
+from .graph import computes, tensors_of, user_line
 from .layout import Layout
+from .nonlinearity import NonLinearity
+from .pieces import Noting, Piece, cut_piece, forward_piece, ordinary_piece, replay_piece
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A graph, and the nodes of the captured one that it reads and makes."""
-
-    module: Callable[..., tuple[Any, ...]]
-    inputs: list[fx.Node]
-    outputs: list[fx.Node]
-
-    def run(self, values: dict[fx.Node, Any]) -> tuple[Any, ...]:
-        """Add the values of its outputs to those of its inputs; what else it returns."""
-        made = self.module(*[values[node] for node in self.inputs])
-        values.update(zip(self.outputs, made, strict=False))
-        return made[len(self.outputs) :]
-
-
-@dataclass(frozen=True)
-class Noting:
-    """What a non-linearity notes of a batch.
+class Component:
+    """Outputs with one backward pass; with others they share samples and leaves, and nothing learned between.
 
     Attributes:
-        emits: Whether its values are to be emitted.
-        slope: Whether it has a slope.
-        own: How many derivatives by tensors of its own.
-        constants: Whether it takes constants from the batch.
+        outputs: The nodes.
+        sources: The samples and leaves that they depend on.
     """
 
-    emits: bool
-    slope: bool
-    own: int
-    constants: bool
+    outputs: set[fx.Node]
+    sources: set[fx.Node]
 
 
 class Plan:
@@ -75,12 +49,12 @@ class Plan:
         leaves: What else it reads: parameters and constants, and what is made of them.
         changing: Those leaves that the forward pass itself overwrites.
         outputs: What it returns that takes gradients.
-        layouts: Where samples and outputs keep their samples.
         value_layouts: Where what is aggregated does: samples, and what non-linearities put out.
         output_layouts: Where the outputs do.
-        sources: The samples and leaves that an output depends on.
         components: The outputs, those together that have something learned in common.
         inner: Those outputs that another one is computed from.
+        noted: The non-linearities, and what is noted of each.
+        copied_samples: Those inputs that the forward pass overwrites.
         emitted_layouts: Where what each non-linearity puts out does.
     """
 
@@ -98,24 +72,28 @@ class Plan:
         self.samples = [n for n in entering if self._holds_samples(n)]
         self.leaves = [n for n in read if n not in self.samples and n not in trace.numbers]
         self.changing = {n for n in self.leaves if any(s & trace.storages(n) for s in trace.overwrites.values())}
-        read_by_collapsed = {*self.samples, *self.leaves}
-        self.sources = {n: trace.needed([n]) & read_by_collapsed for n in self.outputs}
         self.components = self._components()
         self.inner = {n for n in self.outputs if any(n in trace.needed([m]) for m in self.outputs if m is not n)}
-        self.layouts = {n: self._layout(n) for n in (*self.samples, *self.outputs)}
-        self.output_layouts = [self.layouts[n] for n in self.outputs]
+        self.output_layouts = [self.layout(n) for n in self.outputs]
         self.once = self._ordinary_piece(self.computed_once, self.above | self.below)
         self.under = self._ordinary_piece(self.below, self.above)
         self.noting = [self._noting(n) for n in self.nonlinearities]
-        self.emitted_layouts = [self._layout(n.node) for n in self.nonlinearities]
-        self.value_layouts = [self.layouts[n] for n in self.samples]
-        for n, noting in zip(self.nonlinearities, self.noting, strict=True):
-            self.value_layouts += [self._layout(n.node)] * (noting.emits + noting.own)
-        self.copied_samples: list[fx.Node] = []
+        self.emitted_layouts = [self.layout(n.node) for n in self.nonlinearities]
+        self.value_layouts = [self.layout(n) for n in self.samples]
+        self.noted = list(zip(self.nonlinearities, self.noting, strict=True))
+        for n, noting in self.noted:
+            self.value_layouts += [self.layout(n.node)] * (noting.emits + noting.own)
+        self.copied_samples = [n for n in self.samples if trace.overwriting(n, n)]
         self.forward = self._forward_piece()
         self.replay = self._replay_piece()
         self._whole: Piece | None = None
         self.aliased = self._aliased()
+
+    def layout(self, node: fx.Node) -> Layout:
+        """Where an input, an output or a non-linearity keeps its samples."""
+        layout = self.analysis.layouts[node][0]
+        assert layout is not None
+        return layout
 
     def number(self, node: fx.Node, batch: int) -> Any:
         """The value of an input that is a number, in a batch of another size."""
@@ -155,16 +133,11 @@ class Plan:
         inexact = isinstance(first, Tensor) and (first.is_floating_point() or first.is_complex())
         return inexact and self.analysis.layouts.get(node, [None])[0] is not None
 
-    def _layout(self, node: fx.Node) -> Layout:
-        layout = self.analysis.layouts[node][0]
-        assert layout is not None
-        return layout
-
     def _noting(self, n: NonLinearity) -> Noting:
-        if n.layer is None and isinstance(self.rule, MeanLinear) and self._layout(n.node).dim:
+        if n.layer is None and isinstance(self.rule, MeanLinear) and self.layout(n.node).dim:
             raise CollapseError(
                 f"{self.analysis.places.name(n.node)}: {self.rule!r} takes the mean over dimension 0, and the samples "
-                f"lie in dimension {self._layout(n.node).dim} there: put them first{user_line(n.node)}"
+                f"lie in dimension {self.layout(n.node).dim} there: put them first{user_line(n.node)}"
             )
         of_batch = n.layer is not None and n.layer.reproduces_forward
         return Noting(n.emits, n.layer is None and isinstance(self.rule, MeanLinear), len(n.own), of_batch)
@@ -187,8 +160,11 @@ class Plan:
                 waiting += [a for a in node.all_input_nodes if a not in found and self.analysis.is_number_of_samples(a)]
         return found
 
-    def _components(self) -> list[set[fx.Node]]:
-        """Between two of them nothing but samples and leaves is shared: each has a backward pass of its own."""
+    def _read(self, nodes: set[fx.Node], outputs: Iterable[fx.Node]) -> list[fx.Node]:
+        """What a graph of these nodes, with these outputs, is to be given."""
+        return list(dict.fromkeys(self._read_by(nodes) + [n for n in outputs if n not in nodes]))
+
+    def _components(self) -> list[Component]:
         trace = self.analysis.trace
         learned = {n for n in self.leaves if any(t.requires_grad for t in tensors_of(trace.values[n]))}
         for node in self.module.graph.nodes:
@@ -201,7 +177,8 @@ class Plan:
                 found.remove(other)
                 component, shared = component | other[0], shared | other[1]
             found.append((component, shared))
-        return [component for component, _ in found]
+        read = {*self.samples, *self.leaves}
+        return [Component(outputs, trace.needed([*outputs]) & read) for outputs, _ in found]
 
     def _needed(self, nodes: set[fx.Node], outputs: Sequence[fx.Node]) -> set[fx.Node]:
         """The operations among `nodes` that make `outputs` or overwrite something, with the numbers they take."""
@@ -218,143 +195,21 @@ class Plan:
 
     def _piece(self, nodes: set[fx.Node], outputs: list[fx.Node], ruled: list[NonLinearity]) -> Piece:
         needed = self._needed(nodes, outputs)
-        inputs = self._read_by(needed) + [n for n in outputs if n not in needed]
-        inputs = list(dict.fromkeys(inputs))
-        new = Rewriting(self.module, inputs)
-
-        def under_the_rule(n: NonLinearity) -> Callable[[fx.Node], fx.Node]:
-            run, rule = (run_activation, self.rule) if n.layer is None else (run_layer, n.layer)
-            return lambda node: new.call(_with(_under, run, n.function, rule), *new.arguments(node))
-
-        new.write(needed, {n.node: under_the_rule(n) for n in ruled})
-        return Piece(new.finish([new.copies[node] for node in outputs]), inputs, outputs)
+        return ordinary_piece(self.module, self._read(needed, outputs), needed, outputs, ruled, self.rule)
 
     def _forward_piece(self) -> Piece:
         outputs = [n for n in self.returned if n in self.above or self.analysis.is_number_of_samples(n)]
         needed = self._needed(self.above, [*outputs, *(n.node for n in self.nonlinearities)])
-        inputs = list(dict.fromkeys(self._read_by(needed) + [n for n in outputs if n not in needed]))
-        new = Rewriting(self.module, inputs)
-        noted: list[Any] = []
-        self.copied_samples = [n for n in self.samples if self.analysis.trace.overwriting(n, n)]
-        copies = [new.call(torch.clone, new.copies[n]) for n in self.copied_samples]
-
-        def note(n: NonLinearity, noting: Noting) -> Callable[[fx.Node], fx.Node]:
-            def write(node: fx.Node) -> fx.Node:
-                slope, own, constants = None, (), ()
-                if n.layer is not None:
-                    both = new.call(_with(note_layer, n.function, n.layer), *new.arguments(node))
-                    h, constants = new.call(_item, both, 0), new.call(_item, both, 1)
-                elif noting.slope or noting.own:
-                    tensors = tuple(new.copies[p] for p in n.own)
-                    made = new.call(_with(note_activation, n.function, self.rule), tensors, *new.arguments(node))
-                    h, slope = new.call(_item, made, 0), new.call(_item, made, 1)
-                    own = tuple(new.call(_item, made, 2 + index) for index in range(noting.own))
-                else:
-                    h = new.graph.node_copy(node, new.copies.__getitem__)
-                kept = new.call(torch.clone, h) if self.analysis.trace.overwriting(node, node) else h
-                noted.append((kept if n.emits else None, slope, own, constants))
-                return h
-
-            return write
-
-        writers: dict[fx.Node, Callable[[fx.Node], fx.Node | None]]
-        writers = {n.node: note(n, noting) for n, noting in zip(self.nonlinearities, self.noting, strict=True)}
-        writers |= {node: lambda _: None for node in self.module.graph.nodes if node.target is SET_GRAD_ENABLED}
-        new.write(needed, writers)
-        return Piece(new.finish([*(new.copies[n] for n in outputs), *copies, *noted]), inputs, outputs)
+        inputs = self._read(needed, outputs)
+        return forward_piece(self.analysis.trace, inputs, needed, outputs, self.noted, self.copied_samples, self.rule)
 
     def _replay_piece(self) -> Piece:
-        """Its further inputs: h, slope, derivatives and constants of every non-linearity."""
-        needed = self._with_numbers(self.analysis.trace.needed(self.outputs) & self.above)
-        inputs = self._read_by(needed)
-        new = Rewriting(self.module, inputs)
-        given: dict[fx.Node, fx.Node] = {n.node: new.input(f"noted_{k}") for k, n in enumerate(self.nonlinearities)}
-        for n in self.samples:  # which may be a leaf of autograd's
-            if n in new.copies and self.analysis.trace.overwriting(n, n):
-                new.copies[n] = new.call(torch.clone, new.copies[n])
-
-        def replay(n: NonLinearity, noting: Noting) -> Callable[[fx.Node], fx.Node]:
-            def write(node: fx.Node) -> fx.Node:
-                args, kwargs = new.arguments(node)
-                noted = given[node]
-                a = mapped = new.copies[n.input]
-                if n.layer is not None:
-                    mapped = new.call(_with(map_layer, n.function, n.layer), new.call(_item, noted, 3), args, kwargs)
-                if not n.emits:
-                    return new.call(Tensor.copy_, a, mapped) if n.overwrites(args, kwargs) else mapped
-                derivatives = [new.call(_item, new.call(_item, noted, 2), index) for index in range(noting.own)]
-                own = tuple(zip((new.copies[p] for p in n.own), derivatives, strict=True))
-                by_channel = n.form is not None and not n.form.broadcasts
-                emitted = (mapped, new.call(_item, noted, 0), new.call(_item, noted, 1), own, by_channel)
-                if not n.overwrites(args, kwargs):
-                    return new.call(emit, *emitted)
-                return new.call(Tensor.copy_, a, new.call(emit, *emitted))
-
-            return write
-
-        new.write(
-            needed, {n.node: replay(n, noting) for n, noting in zip(self.nonlinearities, self.noting, strict=True)}
-        )
-        return Piece(new.finish([new.copies[node] for node in self.outputs]), inputs, self.outputs)
+        trace = self.analysis.trace
+        needed = self._with_numbers(trace.needed(self.outputs) & self.above)
+        return replay_piece(trace, self._read_by(needed), needed, self.outputs, self.noted, self.copied_samples)
 
     def _aliased(self) -> list[fx.Node]:
         """What is returned and shares memory with what the backward pass needs."""
         trace = self.analysis.trace
         kept = {s for n in (*self.samples, *(n.node for n in self.nonlinearities)) for s in trace.storages(n)}
         return [node for node in self.forward.outputs if tensors_of(trace.values[node]) and trace.storages(node) & kept]
-
-
-def cut_piece(
-    module: fx.GraphModule,
-    inputs: list[fx.Node],
-    nodes: set[fx.Node],
-    outputs: list[fx.Node],
-    nonlinearities: Iterable[NonLinearity],
-) -> Piece:
-    """A graph whose activations are cut; its last input is the `Cutter`."""
-    new = Rewriting(module, inputs)
-    cutter = new.input("cutter")
-
-    def cut(n: NonLinearity) -> Callable[[fx.Node], fx.Node]:
-        run = Cutter.activate if n.layer is None else Cutter.run_layer
-        given = (n.function,) if n.layer is None else (n.function, n.layer)
-        return lambda node: new.call(_with(_by_cutter, run, given), cutter, *new.arguments(node))
-
-    new.write(nodes, {n.node: cut(n) for n in nonlinearities})
-    return Piece(new.finish([new.copies[node] for node in outputs]), inputs, outputs)
-
-
-def nonlinearities_in(graph: fx.Graph, layers: Sequence[LayerRule]) -> Iterator[NonLinearity]:
-    """The calls that may turn out to be non-linearities, by their functions alone."""
-    for node in graph.nodes:
-        if not computes(node):
-            continue
-        function = function_of(node)
-        layer = rule_for(function, layers)
-        if layer is not None or function in FORMS:
-            yield NonLinearity(node, form=FORMS.get(function), layer=layer)
-
-
-def _by_cutter(
-    run: Callable[..., Any], given: tuple[Any, ...], cutter: Cutter, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    return run(cutter, *given, args, kwargs)
-
-
-def _under(
-    run: Callable[..., Any], function: Function, rule: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    return run(Call(function, args, kwargs), rule)
-
-
-def _item(values: Sequence[Any], index: int) -> Any:
-    return values[index]
-
-
-def _with(function: Callable[..., Any], *first: Any) -> Callable[..., Any]:
-    """A function with its first arguments given; unlike a `partial`, one that a graph can call by name."""
-
-    def given(*rest: Any) -> Any:
-        return function(*first, *rest)
-
-    return given

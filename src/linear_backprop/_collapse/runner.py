@@ -20,7 +20,8 @@ from .gradients import Gradients
 from .graph import compiled, computes, inputs_of, outputs_of
 from .locally_exact import LocallyExact, run_cut
 from .maps import Maps
-from .plan import Piece, Plan, cut_piece
+from .pieces import Piece, cut_piece
+from .plan import Plan
 from .step import Step, connect
 from .workers import averaged
 

@@ -208,24 +208,18 @@ def connect(step: Step, values: dict[fx.Node, Any], accumulation: Accumulation |
     """
     plan = step.plan
     samples, leaves = [values[n] for n in plan.samples], step.connected
-    takes = {n for n, z in zip([*plan.samples, *plan.leaves], [*samples, *leaves], strict=True) if z.requires_grad}
-    connected = [n for n in plan.outputs if plan.sources[n] & takes]
-    if not connected:
-        return
     if accumulation is not None:  # what made the leaves has its turn when the accumulation is finished
         leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
     sources = list(zip([*plan.samples, *plan.leaves], [*samples, *leaves], strict=True))
     for component in plan.components:
-        ours = [n for n in connected if n in component]
-        if not ours:
+        given = [z if n in component.sources else None for n, z in sources]
+        if not any(z is not None and z.requires_grad for z in given):
             continue
         step.waiting += 1
-        outputs = [values[n].detach() if n in ours else None for n in plan.outputs]
-        read = {n for output in ours for n in plan.sources[output]}
-        given = [z if n in read else None for n, z in sources]
+        outputs = [values[n].detach() if n in component.outputs else None for n in plan.outputs]
         made = _Collapsed.apply(step, accumulation, outputs, *given)
-        values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in ours})
-    step.inner = [(ref(values[n]), n) for n in connected if n in plan.inner]
+        values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in component.outputs})
+        step.inner += [(ref(values[n]), n) for n in plan.outputs if n in plan.inner and n in component.outputs]
 
 
 class _Collapsed(torch.autograd.Function):
@@ -267,7 +261,7 @@ class _Collapsed(torch.autograd.Function):
         step.find(wanted, total, found.__setitem__)
         for index, (n, z) in enumerate(zip(plan.samples, sources, strict=False)):
             if index in found and z is not None:
-                layout = plan.layouts[n]
+                layout = plan.layout(n)
                 form = Form.of(z)
                 spread = total.spread(layout.rows(found[index], form)[: len(total.ones) + 1], cotangents)
                 found[index] = layout.like(spread, form)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from torch import fx
 
 from .._catalogue.activations import FORMS
-from .analysis import Analysis, NonLinearity
+from .analysis import Analysis
 from .graph import Places, computes, function_of, name_of
+from .nonlinearity import NonLinearity
 from .plan import Plan
 from .runner import CollapsedRunner, LocalRunner
 
@@ -100,7 +101,7 @@ def _costs(runner: CollapsedRunner | LocalRunner) -> str:
     costs = runner.costs
     return (
         f"costs of a sample: {costs.forward:,.0f} floating-point operations forward, "
-        f"{costs.aggregate / 2:,.0f} numbers aggregated; C = {costs.outputs}"
+        f"{costs.numbers:,} numbers aggregated; C = {costs.outputs}"
     )
 
 
