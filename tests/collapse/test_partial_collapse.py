@@ -137,3 +137,73 @@ def test_accumulate_is_refused():
         lb.collapse(mixed(), where=lb.after("low")).accumulate(),
     ):
         pass
+
+
+class InPlace(nn.Module):
+    """An activation that overwrites what a batch normalization in training mode put out, as in most ResNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.act = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True)
+        self.head = nn.Linear(6, C)
+
+    def low(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x))
+
+
+class Added(InPlace):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.low(x)
+        h += x
+        return self.head(self.act(h))
+
+
+class View(InPlace):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.low(x)
+        view = h[:, :2]
+        return self.head(self.act(h).mul_(2)), view
+
+
+class Unread(InPlace):
+    """The view that a true derivative reads below, and another above, after the memory is overwritten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        view = h.view(-1, 6)
+        below = self.norm(view)
+        self.act(h)
+        return self.head(view + below)
+
+
+class Returned(InPlace):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.low(x)
+        return self.head(self.act(h).mul_(2)), h
+
+
+def summed(y: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return sum((each.square().sum() for each in (y if isinstance(y, tuple) else (y,))), torch.zeros(()))
+
+
+@pytest.mark.parametrize("kind", [Added, View])
+def test_what_comes_from_below_may_be_overwritten(kind: type[InPlace]):
+    torch.manual_seed(0)
+    model, x = kind().double(), torch.randn(N, 6, dtype=torch.float64)
+    twin = copy.deepcopy(model)
+    lb.convert(twin, where="act")
+    got = gradients(model, lb.collapse(model, where="act", always=True), x, summed)
+    torch.testing.assert_close(got, gradients(twin, twin, x, summed), rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Unread, r"ReLU at 'act' overwrites Linear at 'first' and view at 'the model', .* read under two names"),
+        (Returned, r"ReLU at 'act' overwrites BatchNorm1d at 'norm', .* is returned"),
+    ],
+)
+def test_what_comes_from_below_twice_may_not_be_overwritten(kind: type[InPlace], message: str):
+    model = kind().double()
+    with pytest.raises(lb.CollapseError, match=message):
+        lb.collapse(model, where="act", always=True)(torch.randn(N, 6, dtype=torch.float64))

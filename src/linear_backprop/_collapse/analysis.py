@@ -212,7 +212,7 @@ class Analysis:
     def _parts(self, faults: Mapping[fx.Node, str]) -> dict[fx.Node, Part]:
         trace = self.trace
         self._numbers = self._numbers_of_samples()
-        below = trace.needed(list(faults)) if faults and self.selection.selects is not None else set[fx.Node]()
+        below = trace.made_of(faults) if faults and self.selection.selects is not None else set[fx.Node]()
         for node in self.found:  # parts of a tuple, as `max(1)` returns one
             if node.target is operator.getitem and node.args[0] in below and self._is_tuple(node.args[0]):
                 below.add(node)
@@ -254,11 +254,11 @@ class Analysis:
             names = ", ".join(map(self.places.name, activations))
             raise CollapseError(f"`where` selects none of the activations: {names or 'none'}")
         for node in order if faults else ():
-            below = [n for n in chosen if n is not node and n in self.trace.needed([node])]
+            below = [n for n in chosen if n is not node and n in self.trace.made_of([node])]
             if node not in faults or (self.selection.selects is not None and not below):
                 continue
             if self.selection.takes(self.places.path(node)):
-                above = any(node in self.trace.needed([n]) for n in activations if n is not node)
+                above = any(node in self.trace.made_of([n]) for n in activations if n is not node)
                 advice = advice_for(
                     node,
                     self.places.module(node),
@@ -314,6 +314,7 @@ class Analysis:
         for node, storages in self.trace.overwrites.items():
             if node not in self.parts:
                 continue
+            self._require_one_way_in(node, storages)
             for other in self.parts:
                 if other is node or not self._touches(other, storages):
                     continue
@@ -325,6 +326,18 @@ class Analysis:
                         f"{self.places.name(node)} overwrites what {self.places.name(other)} reads: write it "
                         f"out of place{user_line(node)}"
                     )
+
+    def _require_one_way_in(self, node: fx.Node, storages: set[int]) -> None:
+        """Refuse to overwrite what tensors from below share, or return: above, each has combinations of its own."""
+        sharing = [n for n, p in self.parts.items() if p is Part.BELOW and self.trace.storages(n) & storages]
+        returned = [n for n in sharing if n in self.trace.outputs]
+        entering = [n for n in sharing if any(map(self._is_above, n.users))]
+        if self._is_above(node) and (returned or len(entering) > 1):
+            names = " and ".join(dict.fromkeys(map(self.places.name, (returned or entering)[:2])))
+            raise CollapseError(
+                f"{self.places.name(node)} overwrites {names}, which lies below the collapsed part and is "
+                f"{'returned' if returned else 'read under two names'}: write it out of place{user_line(node)}"
+            )
 
     def _touches(self, node: fx.Node, storages: set[int]) -> bool:
         """Whether an operation reads or writes any of some storages."""

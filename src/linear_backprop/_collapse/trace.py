@@ -167,9 +167,16 @@ class Trace:
         ]
 
     def needed(self, outputs: Sequence[fx.Node]) -> set[fx.Node]:
-        """The nodes that some outputs depend on, through what is overwritten, too."""
-        needed = set(outputs)
-        read = {s for node in outputs for s in self.storages(node)}
+        """The nodes that some outputs of the graph depend on, through whatever overwrites them before it ends."""
+        return self._sources(outputs, {s for node in outputs for s in self.storages(node)})
+
+    def made_of(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Some nodes and what they depend on when they run: what overwrites their values later is none of it."""
+        return self._sources(nodes, set())
+
+    def _sources(self, nodes: Iterable[fx.Node], read: set[int]) -> set[fx.Node]:
+        """Those and what they are made of; `read` are the storages whose last values count."""
+        needed = set(nodes)
         for node in reversed(self.module.graph.nodes):
             if node in needed or self.overwrites.get(node, set()) & read:
                 needed.add(node)
