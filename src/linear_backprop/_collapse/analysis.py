@@ -23,7 +23,7 @@ from .._torch import Function
 from .affine import Proof
 from .graph import computes, function_of, has_own_rule, tensors_of, user_line
 from .layout import Layout
-from .remedies import advice_for
+from .remedies import Remedies
 from .sizes import BatchSize
 from .trace import Trace
 
@@ -132,7 +132,7 @@ class Analysis:
         self.trace, self.selection, self.places = trace, selection, trace.places
         self.outputs = trace.differentiable
         self.needed = trace.needed(self.outputs)
-        self.found = {node: self._nonlinearity(node) for node in trace.module.graph.nodes if computes(node)}
+        self.found = {node: self._followed(node) for node in trace.module.graph.nodes if computes(node)}
         proof = Proof(trace)
         faults = self._prove(proof)
         self.parts = self._parts(faults)
@@ -147,9 +147,13 @@ class Analysis:
         """Whether a node is a number read off samples, their shape for example."""
         return node in self._numbers
 
-    def _nonlinearity(self, node: fx.Node) -> NonLinearity | None:
+    def _followed(self, node: fx.Node) -> NonLinearity | None:
         """What the node is, if it follows a rule."""
-        if not self.selection.takes(self.places.path(node)) or has_own_rule(node):
+        return self._nonlinearity(node) if self.selection.takes(self.places.path(node)) else None
+
+    def _nonlinearity(self, node: fx.Node) -> NonLinearity | None:
+        """What it is, if it would follow a rule once selected."""
+        if has_own_rule(node):
             return None
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: self.trace.values[a][0])  # pyright: ignore
         call = Call(function_of(node), tuple(args), dict(kwargs))
@@ -255,22 +259,24 @@ class Analysis:
             raise CollapseError(f"`where` selects none of the activations: {names or 'none'}")
         for node in order if faults else ():
             below = [n for n in chosen if n is not node and n in self.trace.made_of([node])]
-            if node not in faults or (self.selection.selects is not None and not below):
-                continue
-            if self.selection.takes(self.places.path(node)):
-                above = any(node in self.trace.made_of([n]) for n in activations if n is not node)
-                advice = advice_for(
-                    node,
-                    self.places.module(node),
-                    faults[node],
-                    call_is_at_fault=self.found[node] is not None and not faults[node].startswith(_MAP_OF),
-                    activations_above=above,
-                )
-                raise CollapseError(f"{self.places.name(node)} cannot be collapsed: {advice}{user_line(node)}")
-            raise CollapseError(
-                f"{self.places.name(node)} is not selected, but runs after {self.places.name(below[0])}, which is: "
-                f"collapse takes everything from one activation on, so select it, too, or begin above it"
+            if node in faults and (self.selection.selects is None or below):
+                raise CollapseError(self._refusal(node, faults, order, below))
+
+    def _refusal(self, node: fx.Node, faults: Mapping[fx.Node, str], order: list[fx.Node], below: list[fx.Node]) -> str:
+        """Why a node is refused, and what to do: it runs after those `below`, which are selected."""
+        paths = {n: self.places.path(n) for n in order if computes(n) and self._nonlinearity(n)}
+        lasting = [n for n in order if n in faults and (n not in paths or self.found[n])]
+        remedies = Remedies(self.trace, self.selection.model, paths, lasting)
+        name = self.places.name(node)
+        if node not in lasting:
+            return (
+                f"{name} is not selected, but runs after {self.places.name(below[0])}, which is: collapse takes "
+                f"everything from one activation on, so {remedies.selecting(node)}"
             )
+        call_is_at_fault = self.found[node] is not None and not faults[node].startswith(_MAP_OF)
+        advice = remedies.advice(node, faults[node], call_is_at_fault=call_is_at_fault)
+        place = f", and runs after {self.places.name(below[0])}, which is selected" if self.selection.selects else ""
+        return f"{name} cannot be collapsed{place}: {advice}{user_line(node)}"
 
     def _positions_or(self, proof: Proof) -> dict[fx.Node, list[Layout | None]]:
         """The layouts with every position a sample of its own, if all are treated alike; else those of samples."""

@@ -100,9 +100,9 @@ class Trace:
                     found.append(run_node(node, given, self.module))
             except Exception as error:
                 raise CollapseError(
-                    f"{self.places.name(node)} fails on another number of samples than the batch's, so the model "
-                    f"fixes the batch's size there: {_first_line(error)}. Make its shapes follow x.shape[0]; "
-                    f"every argument as long as the batch counts as samples"
+                    f"{self.places.name(node)} fails on another number of samples than the batch's: "
+                    f"{_first_line(error)}. If it runs on the batch itself, the model fixes the batch's size there: "
+                    f"make its shapes follow x.shape[0]; every argument as long as the batch counts as samples"
                     f"{user_line(node)}"
                 ) from error
             if counted is not None:
