@@ -24,23 +24,28 @@ PYTORCHCV = (
 
 ONE_EACH: Mapping[str, Any] = {"layers": (1, 1, 1, 1)}
 TIMM: tuple[tuple[str, int, Mapping[str, Any]], ...] = (
-    *((name, 64, {}) for name in ("resnet18", "seresnet18", "regnetx_002", "regnety_002", "efficientnet_lite0")),
-    *((name, 64, {}) for name in ("mobilenetv3_small_050", "mobilenetv4_conv_small_035", "ghostnet_050", "lcnet_035")),
-    *((name, 64, {}) for name in ("convnext_atto", "edgenext_xx_small", "repvgg_a0", "dla34", "tinynet_e")),
-    *((name, 64, {}) for name in ("nf_resnet26", "pvt_v2_b0", "mobileone_s0", "hardcorenas_a", "fbnetc_100", "vgg11")),
-    *((name, 64, {}) for name in ("gernet_s", "starnet_s1", "repghostnet_050", "skresnet18", "hgnetv2_b0")),
-    *((name, 64, {}) for name in ("resnest14d", "selecsls42")),
+    *((name, 64, {}) for name in ("resnet18", "seresnet18", "regnetx_002", "efficientnet_lite0", "lcnet_035", "vgg11")),
+    *(
+        (name, 64, {})
+        for name in ("convnext_atto", "starnet_s1", "dla34", "ghostnet_050", "nf_resnet26", "mobileone_s0")
+    ),
+    *((name, 64, {"img_size": 64, "num_blocks": 2}) for name in ("mixer_s32_224", "resmlp_12_224", "gmlp_ti16_224")),
+    *((name, 64, {"img_size": 64, "depth": 2}) for name in ("vit_tiny_patch16_224", "cait_xxs24_224")),
+    *((name, 64, {"img_size": 64, "depth": 2}) for name in ("deit_tiny_distilled_patch16_224", "xcit_nano_12_p16_224")),
+    ("swin_tiny_patch4_window7_224", 64, {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1)}),
     *((name, 64, ONE_EACH) for name in ("resnetv2_50", "ecaresnet50t", "res2net50_14w_8s", "poolformer_s12")),
     ("densenet121", 64, {"block_config": (2, 2, 2, 2)}),
     ("convmixer_768_32", 64, {"depth": 3, "dim": 64}),
     ("focalnet_tiny_srf", 64, {"depths": (1, 1, 1, 1)}),
-    *((name, 64, {"img_size": 64, "num_blocks": 2}) for name in ("mixer_s32_224", "resmlp_12_224", "gmlp_ti16_224")),
-    *((name, 64, {"img_size": 64, "depth": 2}) for name in ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224")),
-    *((name, 64, {"img_size": 64, "depth": 2}) for name in ("cait_xxs24_224", "xcit_nano_12_p16_224")),
-    ("swin_tiny_patch4_window7_224", 64, {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1)}),
+    *(
+        (name, 64, {})
+        for name in ("repvgg_a0", "gernet_s", "resnest14d", "selecsls42", "edgenext_xx_small", "tinynet_e")
+    ),
+    *((name, 64, {}) for name in ("pvt_v2_b0", "skresnet18", "hgnetv2_b0", "mobilenetv3_small_050", "repghostnet_050")),
+    *((name, 64, {}) for name in ("regnety_002", "mobilenetv4_conv_small_035", "hardcorenas_a", "fbnetc_100")),
+    ("inception_v3", 128, {"aux_logits": False}),
     ("levit_128s", 224, {}),
     ("crossvit_tiny_240", 240, {}),
-    ("inception_v3", 128, {"aux_logits": False}),
 )
 
 TEXT: Mapping[str, Any] = {

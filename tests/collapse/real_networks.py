@@ -105,7 +105,7 @@ def main() -> None:
         for mode, options in (("eval", {}), ("train", {}), ("train, linear layers", {"layers": lb.LINEAR_LAYERS})):
             found = tried(network, mode, **options)
             say(network.name, mode, found)
-            if mode != "train" and (above := remedy(found)):
+            if mode == "eval" and (above := remedy(found)):
                 say(network.name, f"{mode}, {above}", tried(network, mode, **options, **above))
     print(dict(total), flush=True)
 

@@ -90,7 +90,8 @@ class Remedies:
         order = [path for path, _ in self.model.named_modules(remove_duplicate=False)]
         others = {*self.paths.values()}.difference(self.wanted)
         if len(self.wanted) > _MOST_PATHS:
-            for path in reversed(order[1 : min(map(order.index, self.wanted))]):
+            before = reversed(order[1 : min(map(order.index, self.wanted))])
+            for path in sorted(before, key=lambda path: path.count(".")):
                 takes = selection(after(path), self.model).selects
                 if all(takes(p, self.model) for p in self.wanted) and not any(takes(p, self.model) for p in others):
                     return f"lb.after({path!r})"

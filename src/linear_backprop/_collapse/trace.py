@@ -43,6 +43,7 @@ class Trace:
     ) -> None:
         self.module, self.places, self.size, self.sizes = module, places, size, size.traced
         self.values: dict[fx.Node, tuple[Any, Any]] = {}
+        self._storages: dict[fx.Node, set[int]] = {}
         self.carries: set[fx.Node] = set()
         self.numbers: set[fx.Node] = set()
         self.overwrites: dict[fx.Node, set[int]] = {}
@@ -144,7 +145,9 @@ class Trace:
 
     def storages(self, node: fx.Node) -> set[int]:
         """The storages of a node's tensors."""
-        return {storage_of(t) for t in tensors_of(self.values[node])}
+        if node not in self._storages:
+            self._storages[node] = {storage_of(t) for t in tensors_of(self.values[node])}
+        return self._storages[node]
 
     def overwriting(self, node: fx.Node, after: fx.Node) -> list[fx.Node]:
         """The nodes behind `after` that write into a node's tensors."""
