@@ -86,9 +86,9 @@ def tried(network: Network, mode: str, **options: Any) -> str:
 
 
 def remedy(refusal: str) -> dict[str, Any]:
-    """The `where=` that a refusal names."""
-    named = re.search(r"`where=([^`]+)`\)", refusal)
-    return {"where": eval(named[1], {"lb": lb})} if named else {}
+    """The `where=` that a refusal names, and what goes with it."""
+    named = re.search(r"`(where=[^`]+)`\)", refusal)
+    return eval(f"dict({named[1]})", {"lb": lb}) if named else {}
 
 
 def main() -> None:

@@ -271,3 +271,12 @@ class SharedActivation(nn.Module):
 
 def test_a_module_that_runs_below_too_is_not_named():
     assert "use lb.convert" in named_remedy(SharedActivation().double(), torch.randn(N, 6, dtype=torch.float64))
+
+
+def test_a_refusal_names_the_rules_for_layers_without_which_nothing_can_be_selected():
+    model = nn.Sequential(
+        nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, C)
+    )
+    x = torch.randn(N, 6)
+    assert "(`where=['3', '4'], layers=lb.LINEAR_LAYERS`)" in named_remedy(model, x)
+    lb.collapse(model, where=["3", "4"], layers=lb.LINEAR_LAYERS)(x)

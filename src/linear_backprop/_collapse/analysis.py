@@ -6,6 +6,7 @@ import enum
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from .._catalogue.activations import FORMS, Form
 from .._catalogue.not_elementwise import row_of
 from .._conversion.where import Predicate
 from .._errors import CollapseError
-from .._rules.layers import rule_for
+from .._rules.layers import LINEAR_LAYERS, rule_for
 from .._rules.rule import LayerRule
 from .._torch import Function
 from .affine import Proof
@@ -136,7 +137,7 @@ class Analysis:
         proof = Proof(trace)
         faults = self._prove(proof)
         self.parts = self._parts(faults)
-        self._refuse(faults)
+        self._refuse(faults, proof)
         self.nonlinearities = [n for node, n in self.found.items() if n and self._is_above(node)]
         self.ruled = [n for node, n in self.found.items() if n and self.parts[node] is Part.ONCE]
         self.layouts = self._positions_or(proof) if positions else proof.layouts
@@ -149,9 +150,9 @@ class Analysis:
 
     def _followed(self, node: fx.Node) -> NonLinearity | None:
         """What the node is, if it follows a rule."""
-        return self._nonlinearity(node) if self.selection.takes(self.places.path(node)) else None
+        return self._nonlinearity(node, self.selection.layers) if self.selection.takes(self.places.path(node)) else None
 
-    def _nonlinearity(self, node: fx.Node) -> NonLinearity | None:
+    def _nonlinearity(self, node: fx.Node, layers: Sequence[LayerRule]) -> NonLinearity | None:
         """What it is, if it would follow a rule once selected."""
         if has_own_rule(node):
             return None
@@ -159,7 +160,7 @@ class Analysis:
         call = Call(function_of(node), tuple(args), dict(kwargs))
         if not isinstance(call.input, Tensor) or not call.input.is_floating_point():
             return None
-        layer = rule_for(call.function, self.selection.layers)
+        layer = rule_for(call.function, layers)
         if layer is not None:
             takes = layer.applies(call) and self._reaches(layer, self.places.module(node))
             return NonLinearity(node, layer=layer) if takes else None
@@ -249,7 +250,7 @@ class Analysis:
     def _is_above(self, node: fx.Node) -> bool:
         return self.parts.get(node) is Part.ABOVE
 
-    def _refuse(self, faults: Mapping[fx.Node, str]) -> None:
+    def _refuse(self, faults: Mapping[fx.Node, str], proof: Proof) -> None:
         """Refuse what cannot be collapsed, by name."""
         order = [node for node in self.found if node in self.needed and node in self.trace.carries]
         activations = [node for node in order if function_of(node) in FORMS]
@@ -260,23 +261,41 @@ class Analysis:
         for node in order if faults else ():
             below = [n for n in chosen if n is not node and n in self.trace.made_of([node])]
             if node in faults and (self.selection.selects is None or below):
-                raise CollapseError(self._refusal(node, faults, order, below))
+                raise CollapseError(self._refusal(node, faults[node], below, partial(self._remedies, faults, proof)))
 
-    def _refusal(self, node: fx.Node, faults: Mapping[fx.Node, str], order: list[fx.Node], below: list[fx.Node]) -> str:
+    def _refusal(
+        self, node: fx.Node, fault: str, below: list[fx.Node], under: Callable[[Sequence[LayerRule]], Remedies]
+    ) -> str:
         """Why a node is refused, and what to do: it runs after those `below`, which are selected."""
-        paths = {n: self.places.path(n) for n in order if computes(n) and self._nonlinearity(n)}
-        lasting = [n for n in order if n in faults and (n not in paths or self.found[n])]
-        remedies = Remedies(self.trace, self.selection.model, paths, lasting)
+        remedies = under(self.selection.layers)
         name = self.places.name(node)
-        if node not in lasting:
+        if node not in remedies.faults:
             return (
                 f"{name} is not selected, but runs after {self.places.name(below[0])}, which is: collapse takes "
                 f"everything from one activation on, so {remedies.selecting(node)}"
             )
-        call_is_at_fault = self.found[node] is not None and not faults[node].startswith(_MAP_OF)
-        advice = remedies.advice(node, faults[node], call_is_at_fault=call_is_at_fault)
+        if not remedies.wanted:
+            more = under(LINEAR_LAYERS)
+            remedies = more if more.wanted and node in more.faults else remedies
+        call_is_at_fault = self.found[node] is not None and not fault.startswith(_MAP_OF)
+        advice = remedies.advice(node, fault, call_is_at_fault=call_is_at_fault)
         place = f", and runs after {self.places.name(below[0])}, which is selected" if self.selection.selects else ""
         return f"{name} cannot be collapsed{place}: {advice}{user_line(node)}"
+
+    def _remedies(self, faults: Mapping[fx.Node, str], proof: Proof, layers: Sequence[LayerRule]) -> Remedies:
+        """What to do under some rules for layers."""
+
+        def may_follow(node: fx.Node) -> bool:
+            if self.found[node] is not None and node not in faults:
+                return True
+            n = self._nonlinearity(node, layers)
+            return n is not None and (n.layer is None or not proof.fault(node, _linear_map(n, self.trace.values)))
+
+        order = [n for n in self.found if n in self.needed and n in self.trace.carries]
+        paths = {n: self.places.path(n) for n in order if may_follow(n)}
+        lasting = [n for n in order if n in faults and (n not in paths or self.found[n])]
+        given = "" if layers is self.selection.layers else ", layers=lb.LINEAR_LAYERS"
+        return Remedies(self.trace, self.selection.model, paths, lasting, given)
 
     def _positions_or(self, proof: Proof) -> dict[fx.Node, list[Layout | None]]:
         """The layouts with every position a sample of its own, if all are treated alike; else those of samples."""

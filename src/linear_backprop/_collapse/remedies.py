@@ -25,6 +25,7 @@ class Remedies:
         model: The model.
         paths: The module of every operation that follows a rule, or would once selected: "" for the model itself.
         faults: What cannot be collapsed whatever is selected, in order.
+        layers: The argument that goes with what is to be selected; "" for none.
 
     Attributes:
         wanted: The modules to select so that all faults lie below.
@@ -34,6 +35,7 @@ class Remedies:
     model: nn.Module
     paths: Mapping[fx.Node, str]
     faults: Sequence[fx.Node]
+    layers: str
     wanted: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class Remedies:
         beyond = "" if last is node else f" and above {self.trace.places.name(last)}"
         if not self.wanted:
             return f"use lb.convert: no activation that `where=` could select lies above it{beyond}"
-        return f"collapse only what lies above it{beyond} (`where={self._where()}`)"
+        return f"collapse only what lies above it{beyond} (`where={self._where()}{self.layers}`)"
 
     def _where(self) -> str:
         """An argument that selects what is wanted, and nothing else that could follow a rule."""
