@@ -29,7 +29,7 @@ TIMM: tuple[tuple[str, int, Mapping[str, Any]], ...] = (
         (name, 64, {})
         for name in ("convnext_atto", "starnet_s1", "dla34", "ghostnet_050", "nf_resnet26", "mobileone_s0")
     ),
-    *((name, 64, {"img_size": 64, "num_blocks": 2}) for name in ("mixer_s32_224", "resmlp_12_224", "gmlp_ti16_224")),
+    *((name, 64, {"img_size": 64}) for name in ("mixer_s32_224", "resmlp_12_224", "gmlp_ti16_224")),
     *((name, 64, {"img_size": 64, "depth": 2}) for name in ("vit_tiny_patch16_224", "cait_xxs24_224")),
     *((name, 64, {"img_size": 64, "depth": 2}) for name in ("deit_tiny_distilled_patch16_224", "xcit_nano_12_p16_224")),
     ("swin_tiny_patch4_window7_224", 64, {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1)}),
