@@ -35,7 +35,6 @@ TIMM: tuple[tuple[str, int, Mapping[str, Any]], ...] = (
     ("swin_tiny_patch4_window7_224", 64, {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1)}),
     *((name, 64, ONE_EACH) for name in ("resnetv2_50", "ecaresnet50t", "res2net50_14w_8s", "poolformer_s12")),
     ("densenet121", 64, {"block_config": (2, 2, 2, 2)}),
-    ("convmixer_768_32", 64, {"depth": 3, "dim": 64}),
     ("focalnet_tiny_srf", 64, {"depths": (1, 1, 1, 1)}),
     *(
         (name, 64, {})
