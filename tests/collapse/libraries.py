@@ -33,14 +33,23 @@ TIMM: tuple[tuple[str, int, Mapping[str, Any]], ...] = (
     *((name, 64, {"img_size": 64, "depth": 2}) for name in ("vit_tiny_patch16_224", "cait_xxs24_224")),
     *((name, 64, {"img_size": 64, "depth": 2}) for name in ("deit_tiny_distilled_patch16_224", "xcit_nano_12_p16_224")),
     ("swin_tiny_patch4_window7_224", 64, {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1)}),
-    *((name, 64, ONE_EACH) for name in ("resnetv2_50", "ecaresnet50t", "res2net50_14w_8s", "poolformer_s12")),
+    *((name, 64, ONE_EACH) for name in ("resnetv2_50", "ecaresnet50t", "res2net50_14w_8s")),
     ("densenet121", 64, {"block_config": (2, 2, 2, 2)}),
-    ("focalnet_tiny_srf", 64, {"depths": (1, 1, 1, 1)}),
     *(
         (name, 64, {})
         for name in ("repvgg_a0", "gernet_s", "resnest14d", "selecsls42", "edgenext_xx_small", "tinynet_e")
     ),
-    *((name, 64, {}) for name in ("pvt_v2_b0", "skresnet18", "hgnetv2_b0", "mobilenetv3_small_050", "repghostnet_050")),
+    *(
+        (name, 64, {})
+        for name in (
+            "poolformer_s12",
+            "pvt_v2_b0",
+            "skresnet18",
+            "hgnetv2_b0",
+            "mobilenetv3_small_050",
+            "repghostnet_050",
+        )
+    ),
     *((name, 64, {}) for name in ("regnety_002", "mobilenetv4_conv_small_035", "hardcorenas_a", "fbnetc_100")),
     ("inception_v3", 128, {"aux_logits": False}),
     ("levit_128s", 224, {}),
