@@ -1,109 +1,57 @@
 """Networks of other libraries, with random weights: collapse is right on them, or refuses them by name.
 
-    pip install --no-deps pytorchcv monai transformers
-    python tests/collapse/real_networks.py
+    pip install --no-deps pytorchcv monai transformers timm
+    python tests/collapse/real_networks.py [timm | transformers | pytorchcv | monai]
 
 compares collapse's gradients with convert's, in eval and train mode, under `LINEAR_LAYERS` too, before and after a
-change of the parameters, and prints a line for each network and how many were right, refused or wrong.
+change of the parameters, and prints a line for each network and how many were right, refused or wrong. Where a refusal
+names a `where=` that works, that is tried as well. timm needs a torchvision that fits PyTorch's build.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from libraries import Network, networks
 from torch import Tensor, nn
 
 import linear_backprop as lb
 
-PYTORCHCV = (
-    *("resnet10", "resnet14", "resnetbc14b", "preresnet10", "preresnetbc14b"),
-    *("resnext14_16x4d", "seresnet10", "sepreresnet10", "seresnext50_32x4d", "densenet121", "squeezenet_v1_1"),
-    *("squeezeresnet_v1_1", "mobilenet_wd4", "fdmobilenet_wd4", "mobilenetv2_wd4", "mobilenetv3_small_wd2"),
-    *("shufflenet_g1_wd4", "shufflenetv2_wd2", "shufflenetv2b_wd2", "menet108_8x1_g3", "condensenet74_c4_g4"),
-    *("darknet_tiny", "darknet_ref", "diracnet18v2", "bagnet9", "hardnet39ds", "igcv3_wd4", "ghostnet"),
-    *(
-        "efficientnet_b0",
-        "regnetx002",
-        "regnety002",
-        "mnasnet_small",
-        "vovnet27s",
-        "selecsls42",
-        "dla34",
-        "cbam_resnet18",
-    ),
-    *("bam_resnet18", "sepreresnetbc26b", "resnet20_cifar10"),
-    *("preresnet20_cifar10", "densenet40_k12_cifar10", "wrn16_10_cifar10", "nin_cifar10", "rir_cifar10"),
-)
+
+def called(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The model's first output."""
+    y: Any = model(inputs[""]) if "" in inputs else model(**inputs)
+    if isinstance(y, dict):
+        return y["logits"] if "logits" in y else next(iter(y.values()))
+    while not isinstance(y, Tensor):
+        y = y[0]
+    return y
 
 
-PARTS = ("ops", "transforms", "transforms.functional", "datasets")
-
-
-class StandIn(ModuleType):
-    """In the place of a torchvision module, whose compiled part does not match PyTorch's builds for the CPU."""
-
-    __path__: list[str] = []  # noqa: RUF012
-
-    def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-def networks() -> Iterator[tuple[str, Callable[[], nn.Module], tuple[int, ...]]]:
-    """Name, builder and an input's shape."""
-    sys.modules.update({name: StandIn(name) for name in ("torchvision", *(f"torchvision.{part}" for part in PARTS))})
-    try:
-        from pytorchcv.model_provider import get_model
-    except ImportError as error:
-        print(f"pytorchcv cannot be imported: {error}", file=sys.stderr)
-    else:
-        for name in PYTORCHCV:
-            size = 32 if "cifar" in name else 64
-            yield (
-                name,
-                lambda name=name, size=size: averaged(get_model(name, pretrained=False, num_classes=10)),
-                (3, size, size),
-            )
-    from monai.networks import nets
-
-    yield "monai BasicUNet", lambda: nets.BasicUNet(2, 1, 2, features=(4, 4, 8, 8, 8, 4)), (1, 32, 32)
-    yield "monai Classifier", lambda: nets.Classifier((1, 16, 16), 3, (4, 8), (2, 2)), (1, 16, 16)
-    yield "monai Regressor", lambda: nets.Regressor((1, 16, 16), (2,), (4, 8), (2, 2)), (1, 16, 16)
-    yield "monai FullyConnectedNet", lambda: nets.FullyConnectedNet(10, 3, [16, 16]), (10,)
-
-
-def averaged(model: nn.Module) -> nn.Module:
-    """The network for smaller images: what pools its last features averages whatever is left of them."""
-    for module in model.modules():
-        if isinstance(module._modules.get("final_pool"), nn.AvgPool2d):
-            module.final_pool = nn.AdaptiveAvgPool2d(1)
-    return model
-
-
-def verdict(model: nn.Module, shape: tuple[int, ...], **options: object) -> str:
-    """Right, wrong, refused with the reason, or broken by itself."""
+def verdict(model: nn.Module, draw: Callable[[int], dict[str, Tensor]], **options: Any) -> str:
+    """Right, wrong, or refused with the reason."""
     twin = copy.deepcopy(model)
-    fast = lb.collapse(model, always=True, **options)  # pyright: ignore
+    fast = lb.collapse(model, always=True, **options)
     for seed in range(2):
         torch.manual_seed(seed)
-        x = torch.randn(4 + seed, *shape)
+        inputs = draw(4 + seed)
         try:
-            found = gradients(fast, model, x, seed)
+            found = gradients(fast, model, inputs, seed)
         except lb.CollapseError as refusal:
             return f"refused: {refusal}"
-        with lb.convert(twin, **options):  # pyright: ignore
-            expected = gradients(twin, twin, x, seed)
+        with lb.convert(twin, **options):
+            expected = gradients(twin, twin, inputs, seed)
         top = max(g.abs().max() for g in expected if g is not None)
         for a, b in zip(found, expected, strict=True):
             if (a is None) != (b is None) or (
-                a is not None and (a - b).abs().max() > 1e-7 * max(b.abs().max(), 1e-6 * top)
+                a is not None and not (a - b).abs().max() <= 1e-7 * max(b.abs().max(), 1e-6 * top)
             ):
                 return "wrong"
         for each in (model, twin):
@@ -114,12 +62,33 @@ def verdict(model: nn.Module, shape: tuple[int, ...], **options: object) -> str:
     return "right"
 
 
-def gradients(run: nn.Module, model: nn.Module, x: Tensor, seed: int) -> list[Tensor | None]:
+def gradients(run: nn.Module, model: nn.Module, inputs: dict[str, Tensor], seed: int) -> list[Tensor | None]:
     torch.manual_seed(seed)
-    y = run(x)
-    y = y[0] if isinstance(y, tuple | list) else y
-    wanted = [p for p in model.parameters() if p.requires_grad]
+    given = {name: x.clone().requires_grad_(x.is_floating_point()) for name, x in inputs.items()}
+    y = called(run, given)
+    wanted = [p for p in (*given.values(), *model.parameters()) if p.requires_grad]
     return list(torch.autograd.grad(y.flatten(1)[:, :3].square().sum(), wanted, allow_unused=True))
+
+
+def tried(network: Network, mode: str, **options: Any) -> str:
+    """The verdict, or the error of whichever of the two fails."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    try:
+        model = network.build().double().train(mode.startswith("train"))
+        called(model, network.inputs(4))
+    except Exception as error:
+        return f"cannot be run: {type(error).__name__}: {error}"
+    try:
+        return verdict(model, network.inputs, **options)
+    except Exception as error:
+        return f"crashed: {type(error).__name__}: {error}"
+
+
+def remedy(refusal: str) -> dict[str, Any]:
+    """The `where=` that a refusal names, and what goes with it."""
+    named = re.search(r"`(where=[^`]+)`\)", refusal)
+    return eval(f"dict({named[1]})", {"lb": lb}) if named else {}
 
 
 def main() -> None:
@@ -127,22 +96,17 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     warnings.simplefilter("ignore")
     total: Counter[str] = Counter()
-    for name, build, shape in networks():
+
+    def say(name: str, mode: str, found: str) -> None:
+        total[found.split(":")[0]] += 1
+        print(f"{name}, {mode}: {' '.join(found.split())[:300]}", flush=True)
+
+    for network in networks(sys.argv[1:]):
         for mode, options in (("eval", {}), ("train", {}), ("train, linear layers", {"layers": lb.LINEAR_LAYERS})):
-            torch.manual_seed(0)
-            torch.compiler.reset()
-            try:
-                model = build().double().train(mode != "eval")
-                model(torch.randn(4, *shape))
-            except Exception as error:
-                print(f"{name}, {mode}: cannot be run ({type(error).__name__}: {str(error)[:80]})", flush=True)
-                continue
-            try:
-                found = verdict(model, shape, **options)
-            except Exception as error:
-                found = f"crashed: {type(error).__name__}: {error}"
-            total[found.split(":")[0]] += 1
-            print(f"{name}, {mode}: {found[:160]}", flush=True)
+            found = tried(network, mode, **options)
+            say(network.name, mode, found)
+            if mode == "eval" and (above := remedy(found)):
+                say(network.name, f"{mode}, {above}", tried(network, mode, **options, **above))
     print(dict(total), flush=True)
 
 

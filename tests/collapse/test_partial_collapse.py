@@ -112,7 +112,10 @@ def test_locally_exact_above_a_layer(chain: lb.BackwardRule, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("low", r"max_pool2d at 'the model' is not selected, but runs after Tanh at 'low'"),
+        (
+            "low",
+            r"max_pool2d at 'the model' cannot be collapsed, and runs after Tanh at 'low', which is selected",
+        ),
         (
             lambda path, module: False,
             r"selects none of the activations: Tanh at 'low', ReLU at 'middle', SiLU at 'high'",
@@ -137,3 +140,143 @@ def test_accumulate_is_refused():
         lb.collapse(mixed(), where=lb.after("low")).accumulate(),
     ):
         pass
+
+
+class InPlace(nn.Module):
+    """An activation that overwrites what a batch normalization in training mode put out, as in most ResNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.act = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True)
+        self.head = nn.Linear(6, C)
+
+    def low(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x))
+
+
+class Added(InPlace):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.low(x)
+        h += x
+        return self.head(self.act(h))
+
+
+class View(InPlace):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.low(x)
+        view = h[:, :2]
+        return self.head(self.act(h).mul_(2)), view
+
+
+class Unread(InPlace):
+    """The view that a true derivative reads below, and another above, after the memory is overwritten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        view = h.view(-1, 6)
+        below = self.norm(view)
+        self.act(h)
+        return self.head(view + below)
+
+
+class Returned(InPlace):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.low(x)
+        return self.head(self.act(h).mul_(2)), h
+
+
+def summed(y: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return sum((each.square().sum() for each in (y if isinstance(y, tuple) else (y,))), torch.zeros(()))
+
+
+@pytest.mark.parametrize("kind", [Added, View])
+def test_what_comes_from_below_may_be_overwritten(kind: type[InPlace]):
+    torch.manual_seed(0)
+    model, x = kind().double(), torch.randn(N, 6, dtype=torch.float64)
+    twin = copy.deepcopy(model)
+    lb.convert(twin, where="act")
+    got = gradients(model, lb.collapse(model, where="act", always=True), x, summed)
+    torch.testing.assert_close(got, gradients(twin, twin, x, summed), rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Unread, r"ReLU at 'act' overwrites Linear at 'first' and view at 'the model', .* read under two names"),
+        (Returned, r"ReLU at 'act' overwrites BatchNorm1d at 'norm', .* is returned"),
+    ],
+)
+def test_what_comes_from_below_twice_may_not_be_overwritten(kind: type[InPlace], message: str):
+    model = kind().double()
+    with pytest.raises(lb.CollapseError, match=message):
+        lb.collapse(model, where="act", always=True)(torch.randn(N, 6, dtype=torch.float64))
+
+
+def named_remedy(model: nn.Module, x: Tensor, where=None) -> str:
+    """What a refusal says to do in place of selecting what it was given."""
+    with pytest.raises(lb.CollapseError) as refusal:
+        lb.collapse(model, where=where)(x)
+    return str(refusal.value)
+
+
+def norms() -> nn.Sequential:
+    torch.manual_seed(0)
+    wide = [each for _ in range(2) for each in (nn.Linear(6, 6), nn.ReLU(), nn.LayerNorm(6))]
+    above = [each for _ in range(4) for each in (nn.Linear(6, 6), nn.Tanh())]
+    return nn.Sequential(*wide, *above, nn.Linear(6, C)).double()
+
+
+@pytest.mark.parametrize("where", [None, "1", ["4", "7"]])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_refusal_names_what_can_be_selected(where, many: bool):
+    """And that works: what it names is above all that cannot be collapsed, not above the first such alone."""
+    model = norms() if many else norms()[:10]
+    x = torch.randn(N, 6, dtype=torch.float64)
+    said = named_remedy(model, x, where)
+    assert ("`where=lb.after('6')`" if many else "`where=['7', '9']`") in said
+    named = lb.after("6") if many else ["7", "9"]
+    twin = copy.deepcopy(model)
+    lb.convert(twin, where=named)
+    got = gradients(model, lb.collapse(model, where=named, always=True), x, summed)
+    torch.testing.assert_close(got, gradients(twin, twin, x, summed), rtol=RTOL, atol=ATOL)
+
+
+def test_a_refusal_says_so_where_nothing_can_be_selected():
+    x = torch.randn(N, 6, dtype=torch.float64)
+    for where in (None, "1"):
+        said = named_remedy(norms()[:6], x, where)
+        assert "use lb.convert: no activation that `where=` could select lies above it" in said
+        assert "and above LayerNorm at '5'" in said or where is not None
+
+
+def test_what_is_not_selected_is_to_be_selected_if_that_helps():
+    x = torch.randn(N, 6, dtype=torch.float64)
+    said = named_remedy(norms()[6:10], x, "7")
+    assert "Tanh at '9' is not selected" in said
+    assert "so select it, too (`where=['7', '9']`)" in said
+    below_a_norm = nn.Sequential(nn.Tanh(), nn.ReLU(), nn.LayerNorm(6))
+    assert "so use lb.convert" in named_remedy(below_a_norm.double(), x, "0")
+
+
+class SharedActivation(nn.Module):
+    """One module runs above and below a normalization: it cannot be selected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.norm, self.out = nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.act(self.norm(self.act(x))))
+
+
+def test_a_module_that_runs_below_too_is_not_named():
+    assert "use lb.convert" in named_remedy(SharedActivation().double(), torch.randn(N, 6, dtype=torch.float64))
+
+
+def test_a_refusal_names_the_rules_for_layers_without_which_nothing_can_be_selected():
+    model = nn.Sequential(
+        nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, C)
+    )
+    x = torch.randn(N, 6)
+    assert "(`where=['3', '4'], layers=lb.LINEAR_LAYERS`)" in named_remedy(model, x)
+    lb.collapse(model, where=["3", "4"], layers=lb.LINEAR_LAYERS)(x)

@@ -50,9 +50,11 @@ class NotElementwise:
     among_layers: bool = False
 
 
-_ABOVE = "collapse only what lies above it (`where=`)"
+ABOVE = "collapse only what lies above it (`where=`)"
+"""A remedy whose `where=` whoever knows the model fills in."""
+
 _LINEAR_RULE = "give it a linear rule (`layers=LINEAR_LAYERS`)"
-_INSTEAD_OF_MAXIMUM = f"use average pooling, or {_ABOVE}"
+_INSTEAD_OF_MAXIMUM = f"use average pooling, or {ABOVE}"
 
 _NORMALIZES = "normalizes over a dimension: no derivative of its own at each element"
 _NORMALIZES_A_SAMPLE = "it normalizes each sample by its own values"
@@ -75,7 +77,7 @@ TABLE: tuple[NotElementwise, ...] = (
         functions=("softmax", "_softmax", "softmin", "gumbel_softmax"),
         modules=(nn.Softmax, nn.Softmax2d, nn.Softmin),
         in_conversion=Advice(_NORMALIZES),
-        in_collapse=Advice(_NORMALIZES_A_SAMPLE, f"move it into the loss if it is the head, or {_ABOVE}"),
+        in_collapse=Advice(_NORMALIZES_A_SAMPLE, f"move it into the loss if it is the head, or {ABOVE}"),
     ),
     NotElementwise(
         functions=("log_softmax", "_log_softmax"),
@@ -83,26 +85,26 @@ TABLE: tuple[NotElementwise, ...] = (
         in_conversion=Advice(_NORMALIZES),
         in_collapse=Advice(
             _NORMALIZES_A_SAMPLE,
-            f"move it into the loss if it is the head (CrossEntropyLoss in the place of NLLLoss), or {_ABOVE}",
+            f"move it into the loss if it is the head (CrossEntropyLoss in the place of NLLLoss), or {ABOVE}",
         ),
     ),
     NotElementwise(
         functions=("glu",),
         modules=(nn.GLU,),
         in_conversion=Advice("multiplies one half of its input by the other: not elementwise"),
-        in_collapse=Advice(_MULTIPLIES, _ABOVE),
+        in_collapse=Advice(_MULTIPLIES, ABOVE),
     ),
     NotElementwise(
         functions=("scaled_dot_product_attention", "multi_head_attention_forward"),
         modules=(nn.MultiheadAttention,),
         in_conversion=Advice("attention: a softmax and products of activations, not elementwise"),
-        in_collapse=Advice(_MULTIPLIES, _ABOVE),
+        in_collapse=Advice(_MULTIPLIES, ABOVE),
     ),
     NotElementwise(
         functions=tuple(f"{kind}{cell}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for cell in ("", "_cell")),
         modules=(nn.RNNBase, nn.RNNCellBase),
         in_conversion=Advice("a fused recurrent kernel: its activations cannot be reached", "unroll it to convert it"),
-        in_collapse=Advice(_MULTIPLIES, _ABOVE),
+        in_collapse=Advice(_MULTIPLIES, ABOVE),
     ),
     NotElementwise(
         functions=_with_indices(*_in_dimensions("fractional_max_pool", 2, 3)),
@@ -122,14 +124,14 @@ TABLE: tuple[NotElementwise, ...] = (
         functions=_in_dimensions("max_unpool", 1, 2, 3),
         modules=(nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d),
         in_conversion=Advice("puts values where the indices say, which depend on the sample"),
-        in_collapse=Advice("where it puts values depends on the sample", f"use nn.Upsample, or {_ABOVE}"),
+        in_collapse=Advice("where it puts values depends on the sample", f"use nn.Upsample, or {ABOVE}"),
         among_layers=True,
     ),
     NotElementwise(
         functions=("layer_norm", "group_norm", "rms_norm", "local_response_norm", "normalize"),
         modules=(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
         in_conversion=_OWN_STATISTICS,
-        in_collapse=Advice(_OF_THE_SAMPLE, f"use batch normalization in eval mode, or {_ABOVE}"),
+        in_collapse=Advice(_OF_THE_SAMPLE, f"use batch normalization in eval mode, or {ABOVE}"),
         among_layers=True,
     ),
     NotElementwise(
@@ -138,7 +140,7 @@ TABLE: tuple[NotElementwise, ...] = (
         in_conversion=_OWN_STATISTICS,
         in_collapse=Advice(
             _OF_THE_SAMPLE,
-            f"put it in eval mode (`module.eval()`), with running statistics, use batch normalization, or {_ABOVE}",
+            f"put it in eval mode (`module.eval()`), with running statistics, use batch normalization, or {ABOVE}",
         ),
         among_layers=True,
     ),
@@ -194,19 +196,19 @@ TABLE: tuple[NotElementwise, ...] = (
         functions=(),
         modules=(nn.CrossMapLRN2d,),
         in_conversion=None,
-        in_collapse=Advice(_OF_THE_SAMPLE, f"use batch normalization in eval mode, or {_ABOVE}"),
+        in_collapse=Advice(_OF_THE_SAMPLE, f"use batch normalization in eval mode, or {ABOVE}"),
     ),
     NotElementwise(
         functions=("bilinear",),
         modules=(nn.Bilinear,),
         in_conversion=None,
-        in_collapse=Advice(_MULTIPLIES, _ABOVE),
+        in_collapse=Advice(_MULTIPLIES, ABOVE),
     ),
     NotElementwise(
         functions=("embedding",),
         modules=(nn.Embedding,),
         in_conversion=None,
-        in_collapse=Advice("its input is an index, and indices cannot be combined", _ABOVE),
+        in_collapse=Advice("its input is an index, and indices cannot be combined", ABOVE),
     ),
 )
 

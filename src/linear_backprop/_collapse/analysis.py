@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 import operator
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -20,24 +18,10 @@ from .affine import Proof
 from .graph import computes, function_of, has_own_rule, tensors_of, user_line
 from .layout import Layout
 from .nonlinearity import NonLinearity, Selection, linear_map_of
-from .remedies import advice_for
+from .parts import Part, require_order, touches
+from .refusal import MAP_OF, refuse
 from .sizes import BatchSize
 from .trace import Trace
-
-_MAP_OF = "the map of"
-
-
-class Part(enum.Enum):
-    """The part of a forward pass that an operation belongs to."""
-
-    ONCE = "does not depend on the samples: computed once, in the ordinary graph"
-    BELOW = "below the collapsed part: runs as it is, with its true derivatives"
-    ABOVE = "collapsed"
-
-    @property
-    def rank(self) -> int:
-        """The parts run in this order."""
-        return list(Part).index(self)
 
 
 class Analysis:
@@ -62,30 +46,34 @@ class Analysis:
         self.trace, self.selection, self.places = trace, selection, trace.places
         self.outputs = trace.differentiable
         self.needed = trace.needed(self.outputs)
-        self.found = {node: self._nonlinearity(node) for node in trace.module.graph.nodes if computes(node)}
+        self.found = {node: self._followed(node) for node in trace.module.graph.nodes if computes(node)}
         proof = Proof(trace)
         faults = self._prove(proof)
         self.parts = self._parts(faults)
-        self._refuse(faults)
-        self.nonlinearities = [n for node, n in self.found.items() if n and self._is_above(node)]
+        refuse(self, faults, proof)
+        self.nonlinearities = [n for node, n in self.found.items() if n and self.is_above(node)]
         self.ruled = [n for node, n in self.found.items() if n and self.parts[node] is Part.ONCE]
         self.layouts = self._positions_or(proof) if positions else proof.layouts
         self._require_outputs()
-        self._require_order()
+        require_order(self)
 
     def is_number_of_samples(self, node: fx.Node) -> bool:
         """Whether a node is a number read off samples, their shape for example."""
         return node in self._numbers
 
-    def _nonlinearity(self, node: fx.Node) -> NonLinearity | None:
+    def _followed(self, node: fx.Node) -> NonLinearity | None:
         """What the node is, if it follows a rule."""
-        if not self.selection.takes(self.places.path(node)) or has_own_rule(node):
+        return self.nonlinearity(node, self.selection.layers) if self.selection.takes(self.places.path(node)) else None
+
+    def nonlinearity(self, node: fx.Node, layers: Sequence[LayerRule]) -> NonLinearity | None:
+        """What it is, if it would follow a rule once selected."""
+        if has_own_rule(node):
             return None
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda a: self.trace.values[a][0])  # pyright: ignore
         call = Call(function_of(node), tuple(args), dict(kwargs))
         if not isinstance(call.input, Tensor) or not call.input.is_floating_point():
             return None
-        layer = rule_for(call.function, self.selection.layers)
+        layer = rule_for(call.function, layers)
         if layer is not None:
             takes = layer.applies(call) and self._reaches(layer, self.places.module(node))
             return NonLinearity(node, layer=layer) if takes else None
@@ -136,13 +124,13 @@ class Analysis:
             return "it returns indices, which depend on the sample"
         if nonlinearity.layer is not None:
             fault = proof.fault(node, linear_map_of(nonlinearity, self.trace.values))
-            return f"{_MAP_OF} {nonlinearity.layer!r}: {fault}" if fault else ""
+            return f"{MAP_OF} {nonlinearity.layer!r}: {fault}" if fault else ""
         return proof.place(node, nonlinearity.input)
 
     def _parts(self, faults: Mapping[fx.Node, str]) -> dict[fx.Node, Part]:
         trace = self.trace
         self._numbers = self._numbers_of_samples()
-        below = trace.needed(list(faults)) if faults and self.selection.selects is not None else set[fx.Node]()
+        below = trace.made_of(faults) if faults and self.selection.selects is not None else set[fx.Node]()
         for node in self.found:  # parts of a tuple, as `max(1)` returns one
             if node.target is operator.getitem and node.args[0] in below and self._is_tuple(node.args[0]):
                 below.add(node)
@@ -157,7 +145,7 @@ class Analysis:
         order = {node: i for i, node in enumerate(trace.module.graph.nodes)}
         for node, storages in trace.overwrites.items():  # a counter is advanced after whoever reads it
             if node in parts and node not in self.needed:
-                readers = [n for n in parts if order[n] < order[node] and self._touches(n, storages)]
+                readers = [n for n in parts if order[n] < order[node] and touches(trace, n, storages)]
                 parts[node] = max((parts[n] for n in (node, *readers)), key=lambda part: part.rank)
         return parts
 
@@ -172,39 +160,13 @@ class Analysis:
     def _is_tuple(self, node: Any) -> bool:
         return not isinstance(self.trace.values[node][0], Tensor)
 
-    def _is_above(self, node: fx.Node) -> bool:
+    def is_above(self, node: fx.Node) -> bool:
+        """Whether it is collapsed."""
         return self.parts.get(node) is Part.ABOVE
-
-    def _refuse(self, faults: Mapping[fx.Node, str]) -> None:
-        """Refuse what cannot be collapsed, by name."""
-        order = [node for node in self.found if node in self.needed and node in self.trace.carries]
-        activations = [node for node in order if function_of(node) in FORMS]
-        chosen = [node for node in activations if self.found[node]]
-        if self.selection.selects is not None and not chosen:
-            names = ", ".join(map(self.places.name, activations))
-            raise CollapseError(f"`where` selects none of the activations: {names or 'none'}")
-        for node in order if faults else ():
-            below = [n for n in chosen if n is not node and n in self.trace.needed([node])]
-            if node not in faults or (self.selection.selects is not None and not below):
-                continue
-            if self.selection.takes(self.places.path(node)):
-                above = any(node in self.trace.needed([n]) for n in activations if n is not node)
-                advice = advice_for(
-                    node,
-                    self.places.module(node),
-                    faults[node],
-                    call_is_at_fault=self.found[node] is not None and not faults[node].startswith(_MAP_OF),
-                    activations_above=above,
-                )
-                raise CollapseError(f"{self.places.name(node)} cannot be collapsed: {advice}{user_line(node)}")
-            raise CollapseError(
-                f"{self.places.name(node)} is not selected, but runs after {self.places.name(below[0])}, which is: "
-                f"collapse takes everything from one activation on, so select it, too, or begin above it"
-            )
 
     def _positions_or(self, proof: Proof) -> dict[fx.Node, list[Layout | None]]:
         """The layouts with every position a sample of its own, if all are treated alike; else those of samples."""
-        sizes = {tuple(self.trace.values[y][0].shape[1:-1]) for y in self.outputs if self._is_above(y)}
+        sizes = {tuple(self.trace.values[y][0].shape[1:-1]) for y in self.outputs if self.is_above(y)}
         if len(sizes) != 1 or () in sizes:
             return proof.layouts
         finer = Proof(self.trace, sizes.pop())
@@ -213,7 +175,7 @@ class Analysis:
             if node not in self.trace.carries or node not in self.needed:
                 continue
             if enters:
-                if finer.place(node) and any(self._is_above(user) for user in node.users):
+                if finer.place(node) and any(self.is_above(user) for user in node.users):
                     return proof.layouts
             elif self._fault(finer, node):
                 return proof.layouts
@@ -221,49 +183,16 @@ class Analysis:
 
     def _require_outputs(self) -> None:
         for node in self.outputs:
-            if self._is_above(node) and self.trace.values[node][0].is_complex():
+            if self.is_above(node) and self.trace.values[node][0].is_complex():
                 raise CollapseError(
                     f"{self.places.name(node)}: outputs must be real, got {self.trace.values[node][0].dtype}; return "
                     f"torch.view_as_real of it{user_line(node)}"
                 )
-            if self._is_above(node) and node.op != "placeholder" and self.layouts[node][0] is None:
+            if self.is_above(node) and node.op != "placeholder" and self.layouts[node][0] is None:
                 raise CollapseError(
                     f"{self.places.name(node)}: outputs must hold something for each sample, got shape "
                     f"{tuple(self.trace.values[node][0].shape)}; compute the loss outside the model{user_line(node)}"
                 )
-
-    def _require_order(self) -> None:
-        """Refuse graphs in which the parts, run one after the other, would read what is not there yet or no more."""
-        order = {node: i for i, node in enumerate(self.trace.module.graph.nodes)}
-        for first, second in pairwise(node for node in self.trace.random if node in self.parts):
-            if self.parts[first].rank > self.parts[second].rank:
-                raise CollapseError(
-                    f"{self.places.name(second)} draws its random numbers after {self.places.name(first)}, and would "
-                    f"draw them before: the collapsed part runs last. Draw them first{user_line(second)}"
-                )
-        for node, storages in self.trace.overwrites.items():
-            if node not in self.parts:
-                continue
-            for other in self.parts:
-                if other is node or not self._touches(other, storages):
-                    continue
-                later, ranks = order[other] > order[node], self.parts[other].rank - self.parts[node].rank
-                layer = (n := self.found.get(other)) is not None and n.layer is not None
-                combined = self.parts[node] is Part.ABOVE and later and other in self.needed and not layer
-                if (ranks < 0 if later else ranks > 0) or (combined and self._is_foreign(node)):
-                    raise CollapseError(
-                        f"{self.places.name(node)} overwrites what {self.places.name(other)} reads: write it "
-                        f"out of place{user_line(node)}"
-                    )
-
-    def _touches(self, node: fx.Node, storages: set[int]) -> bool:
-        """Whether an operation reads or writes any of some storages."""
-        return computes(node) and any(self.trace.storages(a) & storages for a in node.all_input_nodes)
-
-    def _is_foreign(self, node: fx.Node) -> bool:
-        """Whether a node overwrites a tensor that is not of the samples."""
-        storages = self.trace.overwrites[node]
-        return any(self.parts.get(a) is Part.ONCE and self.trace.storages(a) & storages for a in node.all_input_nodes)
 
 
 def _takes_gradient(value: Any) -> bool:

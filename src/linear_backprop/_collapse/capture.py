@@ -151,7 +151,7 @@ class Captured:
 
 
 def _backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-    """Dynamo's backend; one for all, since Dynamo keeps it for good, and its result for as long as there is the code."""
+    """Dynamo's backend; one for all, since Dynamo keeps it for good, and its result as long as the code."""
     call = _under_way.get()
     try:
         with undisturbed():

@@ -26,14 +26,14 @@ its operations are, `analysis` and `plan` make the graphs of a step of it, `step
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from .._conversion.patch import is_converted
 from .._conversion.where import Where, selection
@@ -274,10 +274,8 @@ class Collapsed(nn.Module):
         """Analyse a captured graph."""
         _refuse_converted(self.model)
         is_sample = [id(x) in call.given for x in inputs]
-        of_samples = {n: x for n, x in zip(inputs_of(module.graph), inputs, strict=True) if id(x) in call.given}
-        if self.where is None:
-            _refuse_integers(of_samples)
-        size = BatchSize(list(of_samples), call.batch, size_guards())
+        of_samples = [n for n, x in zip(inputs_of(module.graph), inputs, strict=True) if id(x) in call.given]
+        size = BatchSize(of_samples, call.batch, size_guards())
         trace = Trace(module, inputs, is_sample, size, Places(self._target))
         chain = self.rule.chain if isinstance(self.rule, LocallyExact) else self.rule
         by_unit = isinstance(chain, MeanLinear)
@@ -308,15 +306,6 @@ def _say_that_it_is_ordinary(samples: int, costs: Costs) -> None:
         f"(always=True collapses all the same)",
         stacklevel=2,
     )
-
-
-def _refuse_integers(of_samples: Mapping[fx.Node, Tensor]) -> None:
-    for node, x in of_samples.items():
-        if node.users and not (x.is_floating_point() or x.is_complex()):
-            raise CollapseError(
-                f"inputs must be floating tensors that can be combined, got {x.dtype}; collapse only what lies above "
-                f"what reads it (`where=`)"
-            )
 
 
 def _refuse_converted(model: nn.Module) -> None:

@@ -85,8 +85,8 @@ class Step:
         for h, _, own, _ in noted:
             kept += [z for z in (h, *own) if z is not None]
         plan.require_shapes(values)
-        for n in plan.aliased:
-            values[n] = values[n].clone()
+        with torch.no_grad():  # as views of what comes from below were made
+            values.update({n: values[n].clone() for n in plan.aliased})
         return Step(
             plan=plan,
             gradients=gradients,

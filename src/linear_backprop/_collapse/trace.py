@@ -43,6 +43,7 @@ class Trace:
     ) -> None:
         self.module, self.places, self.size, self.sizes = module, places, size, size.traced
         self.values: dict[fx.Node, tuple[Any, Any]] = {}
+        self._storages: dict[fx.Node, set[int]] = {}
         self.carries: set[fx.Node] = set()
         self.numbers: set[fx.Node] = set()
         self.overwrites: dict[fx.Node, set[int]] = {}
@@ -100,9 +101,9 @@ class Trace:
                     found.append(run_node(node, given, self.module))
             except Exception as error:
                 raise CollapseError(
-                    f"{self.places.name(node)} fails on another number of samples than the batch's, so the model "
-                    f"fixes the batch's size there: {_first_line(error)}. Make its shapes follow x.shape[0]; "
-                    f"every argument as long as the batch counts as samples"
+                    f"{self.places.name(node)} fails on another number of samples than the batch's: "
+                    f"{_first_line(error)}. If it runs on the batch itself, the model fixes the batch's size there: "
+                    f"make its shapes follow x.shape[0]; every argument as long as the batch counts as samples"
                     f"{user_line(node)}"
                 ) from error
             if counted is not None:
@@ -144,7 +145,9 @@ class Trace:
 
     def storages(self, node: fx.Node) -> set[int]:
         """The storages of a node's tensors."""
-        return {storage_of(t) for t in tensors_of(self.values[node])}
+        if node not in self._storages:
+            self._storages[node] = {storage_of(t) for t in tensors_of(self.values[node])}
+        return self._storages[node]
 
     def overwriting(self, node: fx.Node, after: fx.Node) -> list[fx.Node]:
         """The nodes behind `after` that write into a node's tensors."""
@@ -167,9 +170,16 @@ class Trace:
         ]
 
     def needed(self, outputs: Sequence[fx.Node]) -> set[fx.Node]:
-        """The nodes that some outputs depend on, through what is overwritten, too."""
-        needed = set(outputs)
-        read = {s for node in outputs for s in self.storages(node)}
+        """The nodes that some outputs of the graph depend on, through whatever overwrites them before it ends."""
+        return self._sources(outputs, {s for node in outputs for s in self.storages(node)})
+
+    def made_of(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Some nodes and what they depend on when they run: what overwrites their values later is none of it."""
+        return self._sources(nodes, set())
+
+    def _sources(self, nodes: Iterable[fx.Node], read: set[int]) -> set[fx.Node]:
+        """Those and what they are made of; `read` are the storages whose last values count."""
+        needed = set(nodes)
         for node in reversed(self.module.graph.nodes):
             if node in needed or self.overwrites.get(node, set()) & read:
                 needed.add(node)
