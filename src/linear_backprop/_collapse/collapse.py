@@ -25,6 +25,7 @@ its operations are, `analysis` and `plan` make the graphs of a step of it, `step
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -167,6 +168,26 @@ class Collapsed(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._run = self._untraced()
+
+    def __getattr__(self, name: str) -> Any:
+        """The model's own attribute; of its methods, which would run the model as it is, none."""
+        if name.startswith("_") or "model" not in self.__dict__:
+            return super().__getattr__(name)
+        value = getattr(self.model, name)
+        if inspect.ismethod(value):
+            raise AttributeError(
+                f"{name}() is a method of the model and would run it as it is, not collapsed; call .model.{name}() "
+                f"where that is meant, and let the model's forward do what is to be collapsed"
+            )
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set the model's own attribute, where it is one of the model's."""
+        of_model = "model" in self.__dict__ and not (name in self.__dict__ or hasattr(type(self), name))
+        if of_model and not name.startswith("_") and hasattr(self.model, name):
+            setattr(self.model, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def training(self) -> bool:  # pyright: ignore

@@ -214,7 +214,7 @@ def _first(x: Tensor, size: int, batch: int) -> Tensor:
 def random_state(devices: Iterable[torch.device]) -> list[bytes]:
     """The state of the generators of the CPU and some devices."""
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-    return [state.numpy().tobytes() for state in states]
+    return [bytes(state.tolist()) for state in states]  # without NumPy, which PyTorch does not require
 
 
 def _first_line(error: Exception) -> str:

@@ -41,7 +41,7 @@ def own_methods(cls: type[nn.Module]) -> list[str]:
     """The names of the methods that a class has and `nn.Module` has not, or for something else."""
     names: dict[str, None] = {}
     for author in cls.__mro__:
-        if author.__module__.partition(".")[0] != "torch":
+        if author is not object and author.__module__.partition(".")[0] != "torch":
             names |= {name: None for name, value in vars(author).items() if _is_entered(name, value)}
     return list(names)
 

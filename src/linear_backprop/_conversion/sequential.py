@@ -71,7 +71,7 @@ class SequentialPatch(Patch):
         assert isinstance(self.module, nn.Sequential)
         below: nn.Module | None = None
         for module in self.module:
-            may = below is not None and _is_a_plain_layer(below) and _takes_one_tensor(module) and self._is_ours(module)
+            may = _takes_one_tensor(module) and self._is_ours(module) and below is not None and _is_a_plain_layer(below)
             input = _take_over(module, input) if may and _is_fresh(input) else module(input)
             below = module
         return input

@@ -71,9 +71,13 @@ def require_logits(logits: object, labels: Tensor) -> Tensor:
             f"the model must return logits of shape (N, classes) for N = {len(labels)} images, got {given}; wrap it in "
             f"one that does"
         )
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def require_classes(labels: Tensor, logits: Tensor) -> None:
+    """Refuse labels that are no classes of the model."""
     classes = logits.shape[1]
     if not bool(((labels >= 0) & (labels < classes)).all()):
         raise LinearBackpropError(
             f"labels must lie in 0 to {classes - 1}, the model's classes; got {labels.min()} to {labels.max()}"
         )
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -16,6 +16,7 @@ from .._errors import LinearBackpropError
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule
 from ._arguments import (
+    require_classes,
     require_eval_mode,
     require_images,
     require_labels,
@@ -115,8 +116,8 @@ class IterativeFGSM:
             summed = torch.zeros_like(images, dtype=torch.promote_types(images.dtype, torch.float32))
             total = torch.zeros((), device=images.device)  # of all gradients: finite where they are
             with self._converted():
-                for _ in range(self.steps):
-                    direction = gradient(self.model, adversarial, labels)
+                for number in range(self.steps):
+                    direction = gradient(self.model, adversarial, labels, check_labels=number == 0)
                     total = total + direction.sum(dtype=torch.float32)
                     if self.momentum:
                         direction = summed = self.momentum * summed + _at_unit_length(direction)
@@ -156,11 +157,13 @@ class IterativeFGSM:
         return images + self.eps * (2 * drawn - 1)
 
 
-def gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def gradient(model: nn.Module, images: Tensor, labels: Tensor, *, check_labels: bool) -> Tensor:
     """The gradient of each image's own cross-entropy by the image; no `.grad` is touched."""
     leaf = images.detach().requires_grad_()
     # A copy, lest a model whose first operation is in place writes into a leaf.
     logits = require_logits(model(leaf.clone()), labels)
+    if check_labels:  # once: on a GPU, the processor waits for the answer
+        require_classes(labels, logits)
     if not logits.requires_grad:
         raise LinearBackpropError("the model's output does not depend on the images in a differentiable way")
     (of_images,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), leaf)

@@ -77,7 +77,7 @@ def test_links_lead_to_sections_and_records(tmp_path, report, runs):
     write_report(report, path)
     page = Page(path.read_text())
     inside = {link.removeprefix("#") for link in page.links if link.startswith("#")}
-    assert inside == {"images", "verdicts", "machine"} and inside <= set(page.ids)
+    assert inside == {"images", "verdicts", "machine", "contents"} and inside <= set(page.ids)
     outside = {(path.parent / link).resolve() for link in page.links if not link.startswith("#")}
     assert outside == {run.folder.resolve() for run in runs}
 

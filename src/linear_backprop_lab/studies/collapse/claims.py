@@ -31,7 +31,7 @@ def verdicts(table: Sequence[Study]) -> tuple[Claim, ...]:
         *(_reaches(table, kind) for kind in _CLAIMS),
         _fast_and_level(table),
         _sooner(table, 1.0, "the accuracy that Backprop ends with"),
-        _sooner(table, NEARLY, "nine tenths of the accuracy that Backprop ends with"),
+        _sooner(table, NEARLY, f"{NEARLY:.0%} of the accuracy that Backprop ends with"),
     )
 
 

@@ -24,7 +24,7 @@ _NAMES = {
     "local-linear": "LocallyExact(Linear)",
     "local-mean": "LocallyExact(MeanLinear)",
 }
-_NAMES_AT = {"above": "exact up to {}, Linear above"}
+_NAMES_AT = {"above": "Linear above {}"}
 _MODELS = {"mlp": "MLP", "vgg19": "VGG19", "residual": "residual convnet"}
 _CLASSES = 10
 

@@ -12,7 +12,7 @@ from linear_backprop_lab.report import Claim, Verdict, all_or_some
 from .table import ACTIVATION_NAMES, Ensemble, Ensembles, Ratio, ratio
 
 _BACKPROP, _LINEAR, _PRINTED = "Exact()", "Linear()", "PreActivation()"
-_NEARLY_ALL = 0.95
+_NEARLY_ALL, _SOME = 0.95, 0.5
 _SIMILAR = 2.0
 _MUCH_HIGHER = 2.0
 _SIGNIFICANT = 0.01
@@ -51,8 +51,8 @@ def _overfits(table: Ensembles, rule: str, claim: str, paper: str) -> Claim:
         measured="; ".join(f"{_name(each)}: {_arrival(each)}" for each in others) or "no record",
         verdict="not decided" if found is None else _by_share(found.arrived),
         key="" if found is None else f"{int(found.arrived.sum())} of {found.size} ReLU networks",
-        how="of the ReLU networks, the paper's: holds where at least 95% reach the training error; partly where at "
-        "least half do",
+        how=f"of the ReLU networks, the paper's: holds where at least {_NEARLY_ALL:.0%} reach the training error; "
+        f"partly where at least {_SOME:.0%} do",
     )
 
 
@@ -67,7 +67,7 @@ def _by_share(outcomes: NDArray[np.bool_]) -> Verdict:
     share = outcomes.mean()
     if share >= _NEARLY_ALL:
         return "holds"
-    return "partly" if share >= 0.5 else "does not hold"
+    return "partly" if share >= _SOME else "does not hold"
 
 
 def _generalises(table: Ensembles) -> Claim:
@@ -82,8 +82,8 @@ def _generalises(table: Ensembles) -> Claim:
         f"error is {found.constant_mse:.2f}; median {np.median(found.test_mse):.2f}",
         verdict="not decided" if below is None else _by_share(below),
         key="" if below is None else f"{below.sum()} of {len(below)} ReLU networks",
-        how="holds where at least 95% of the ReLU networks have a lower test error than the best constant; partly "
-        "where at least half do",
+        how=f"holds where at least {_NEARLY_ALL:.0%} of the ReLU networks have a lower test error than the best "
+        f"constant; partly where at least {_SOME:.0%} do",
     )
 
 
@@ -101,8 +101,9 @@ def _similarly(table: Ensembles) -> Claim:
         or "no record",
         verdict=_by_factor(ratios["relu"]) if "relu" in ratios else "not decided",
         key=f"{ratios['relu'].value:.2g} times Backprop's test error, ReLU" if "relu" in ratios else "",
-        how="similar means within a factor of 2: holds where the 95% bootstrap interval of the ratio of median test "
-        "errors, ReLU, lies within 1/2 to 2; does not hold where it lies outside; partly where it straddles",
+        how=f"similar means within a factor of {_SIMILAR:g}: holds where the 95% bootstrap interval of the ratio of "
+        f"median test errors, ReLU, lies within 1/{_SIMILAR:g} to {_SIMILAR:g}; does not hold where it lies outside; "
+        "partly where it straddles",
     )
 
 
@@ -159,7 +160,8 @@ def _units_claim(
         if len(compared) < len(ACTIVATION_NAMES)
         else f"in {sum(outcomes)} of {len(outcomes)} layers",
         how=f"holds where, among the networks that reached the training error, at least {_FEWEST} under each rule, "
-        "the median of mean |a| is at least twice Backprop's and a two-sided Mann-Whitney test has p < 0.01, " + where,
+        f"the median of mean |a| is at least {_MUCH_HIGHER:g} times Backprop's and a two-sided Mann-Whitney test has "
+        f"p < {_SIGNIFICANT:g}, {where}",
     )
 
 

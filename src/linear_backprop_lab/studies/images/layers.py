@@ -100,9 +100,9 @@ def vanishing(compared: Networks) -> Claim:
         or "no record",
         verdict=all_or_some([backprop < _VANISHED <= linear for backprop, linear in known.values()]),
         key="; ".join(f"{backprop:.2g} times under Backprop, {name}" for name, (backprop, _) in known.items()),
-        how="both at the weights of Backprop's best run after epoch 1; holds where the ratio is below a tenth under "
-        "Backprop and not under Linear Backprop, in every network; partly where in some. A ratio far above 1 is the "
-        "opposite trouble: the gradient explodes",
+        how=f"both at the weights of Backprop's best run after epoch 1; holds where the ratio is below {_VANISHED:g} "
+        "under Backprop and not under Linear Backprop, in every network; partly where in some. A ratio far above 1 is "
+        "the opposite trouble: the gradient explodes",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
@@ -113,6 +114,7 @@ def _lines(
         medians = [float(np.median(measure(row))) if measure(row).size else np.nan for row in ordered]
         panel.plot(list(map(x, ordered)), medians, **_STYLES[name], label=ACTIVATIONS[name])
     panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(numticks=6))
     panel.set_ylabel("antisymmetric / symmetric")
     label_ends(panel)
 

@@ -61,7 +61,7 @@ def _setting(runs: Sequence[Run], table: Sequence[Row]) -> str:
     return (
         f"{table[0].fooled.shape[1]} test images that source and victim classify rightly, changes of at most "
         f"{255 * eps:g}/255, steps: {groups}, at most {starts} random starts; small networks, few images and starts: "
-        "`--scale paper` asks for the whole."
+        "the paper scale asks for the whole."
     )
 
 
