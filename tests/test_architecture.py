@@ -95,6 +95,21 @@ def test_the_library_imports_torch_and_the_standard_library_alone(path: Path):
     assert imported(path) - set(sys.stdlib_module_names) <= {"torch"}
 
 
+def test_a_collapsed_step_needs_no_numpy():
+    code = """
+import sys
+sys.modules["numpy"] = None
+import torch, linear_backprop as lb
+from torch import nn
+model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+for rule in (lb.Linear(), lb.LocallyExact()):
+    lb.collapse(model, rule, always=True)(torch.randn(9, 3)).sum().backward()
+lb.convert(model)
+model(torch.randn(9, 3)).sum().backward()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
 def test_what_the_lab_imports_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

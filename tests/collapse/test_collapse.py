@@ -3,6 +3,7 @@
 import copy
 import itertools
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def collapsed(model: nn.Module, x: Tensor, loss_fn) -> tuple[Tensor, list[Tensor
     x = x.detach().clone().requires_grad_()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        y = lb.collapse(model, check=True)(x)
+        y = lb.collapse(model, check=True, always=True)(x)
     parameters = [p for p in model.parameters() if p.requires_grad]
     return y, list(torch.autograd.grad(loss_fn(y), [x, *parameters]))
 
@@ -216,7 +217,7 @@ def test_micro_batches_are_exact(reduction: str):
 
 def test_accumulate_refuses_and_recovers():
     model = mlp(3, 16, 2)
-    fast = lb.collapse(model)
+    fast = lb.collapse(model, always=True)
     x = torch.randn(N, 3, dtype=torch.float64)
     with pytest.raises(lb.LinearBackpropError, match="already open"), fast.accumulate(), fast.accumulate():
         pass
@@ -244,7 +245,7 @@ def test_parameters_and_state_are_the_model_s():
 def test_training_with_momentum_and_weight_decay_follows_the_ordinary_path():
     x, target = image_batch()
     runs = []
-    for prepare in (lambda m: lb.convert(m) and m, lb.collapse):
+    for prepare in (lambda m: lb.convert(m) and m, partial(lb.collapse, always=True)):
         model = residual()
         run = prepare(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -259,7 +260,7 @@ def test_training_with_momentum_and_weight_decay_follows_the_ordinary_path():
 
 def test_a_parameter_changed_before_the_backward_pass_is_refused():
     model = mlp(3, 16, 2)
-    loss = lb.collapse(model)(torch.randn(N, 3, dtype=torch.float64)).sum()
+    loss = lb.collapse(model, always=True)(torch.randn(N, 3, dtype=torch.float64)).sum()
     with torch.no_grad():
         model[0].weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -430,7 +431,7 @@ def test_bf16_is_no_worse_than_the_ordinary_path():
         difference = sum((ours - theirs).square().sum() for ours, theirs in zip(got, exact[1:], strict=True))
         return (difference / sum(g.square().sum() for g in exact[1:])).sqrt().item()
 
-    fast = error(lb.collapse(model))
+    fast = error(lb.collapse(model, always=True))
     with lb.convert(model):
         slow = error(model)
     assert fast <= 1.1 * slow, (fast, slow)
@@ -440,6 +441,6 @@ def test_compiled():
     torch.compiler.reset()
     model = mlp(3, 32, 32, 2)
     x = torch.randn(64, 3, dtype=torch.float64)
-    fast = lb.collapse(torch.compile(model, backend="aot_eager"))
+    fast = lb.collapse(torch.compile(model, backend="aot_eager"), always=True)
     got = torch.autograd.grad(fast(x).square().sum(), model.parameters())
     assert_same(list(got), ordinary(model, x, lambda y: y.square().sum())[1][1:])

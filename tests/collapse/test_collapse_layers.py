@@ -73,7 +73,7 @@ def test_any_layers(kinds: list[str], seed: int, rule: lb.BackwardRule):
     twin = copy.deepcopy(model)
     lb.convert(twin, rule, layers=lb.LINEAR_LAYERS)
     expected = gradients(twin, twin, x, target)
-    fast = lb.collapse(model, rule, layers=lb.LINEAR_LAYERS)
+    fast = lb.collapse(model, rule, layers=lb.LINEAR_LAYERS, always=True)
     got = gradients(model, fast, x, target)
     assert torch.equal(got[0], expected[0])
     scale = max(g.abs().max().item() for g in expected[1:])
@@ -98,8 +98,8 @@ def test_locally_exact_with_layers(chain: lb.BackwardRule):
 def test_one_rule_governs_its_own_layers_alone():
     model = Drawn(["max", "norm"])
     with pytest.raises(lb.CollapseError, match=r"BatchNorm2d at 'layers.1' cannot be collapsed"):
-        lb.collapse(model, layers=[lb.AveragedMaximum()])(torch.randn(N, 4, 12, 12))
-    lb.collapse(model.eval(), layers=[lb.AveragedMaximum()])(torch.randn(N, 4, 12, 12))
+        lb.collapse(model, layers=[lb.AveragedMaximum()], always=True)(torch.randn(N, 4, 12, 12))
+    lb.collapse(model.eval(), layers=[lb.AveragedMaximum()], always=True)(torch.randn(N, 4, 12, 12))
 
 
 def test_micro_batches():

@@ -250,7 +250,7 @@ def test_convert_takes_any_structure_and_any_other_layer():
 def test_the_gradient_may_be_taken_twice_and_without_grad_nothing_is_kept():
     model = residual()
     x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
-    for run in (lb.collapse(model, lb.LocallyExact()), lb.collapse(model)):
+    for run in (lb.collapse(model, lb.LocallyExact(), always=True), lb.collapse(model, always=True)):
         loss = run(x).square().mean()
         first = torch.autograd.grad(loss, model.parameters(), retain_graph=True)
         torch.testing.assert_close(torch.autograd.grad(loss, model.parameters()), first, rtol=0, atol=0)
@@ -315,7 +315,7 @@ def test_what_was_freed_is_said():
     model = residual()
     x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
     for rule in (lb.Linear(), lb.LocallyExact()):
-        loss = lb.collapse(model, rule)(x).square().mean()
+        loss = lb.collapse(model, rule, always=True)(x).square().mean()
         loss.backward()
         with pytest.raises(RuntimeError, match="second time"):
             loss.backward()

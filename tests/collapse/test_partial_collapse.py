@@ -130,8 +130,8 @@ def test_what_does_not_lie_above_is_refused(where, message: str):
 def test_what_is_not_affine_above_is_refused_by_name():
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
     with pytest.raises(lb.CollapseError, match="LayerNorm at '2' cannot be collapsed"):
-        lb.collapse(model, where=lb.after("0"))(torch.randn(N, 3))
-    lb.collapse(model, where=lb.after("2"))(torch.randn(N, 3))
+        lb.collapse(model, where=lb.after("0"), always=True)(torch.randn(N, 3))
+    lb.collapse(model, where=lb.after("2"), always=True)(torch.randn(N, 3))
 
 
 def test_accumulate_is_refused():
@@ -279,4 +279,4 @@ def test_a_refusal_names_the_rules_for_layers_without_which_nothing_can_be_selec
     )
     x = torch.randn(N, 6)
     assert "(`where=['3', '4'], layers=lb.LINEAR_LAYERS`)" in named_remedy(model, x)
-    lb.collapse(model, where=["3", "4"], layers=lb.LINEAR_LAYERS)(x)
+    lb.collapse(model, where=["3", "4"], layers=lb.LINEAR_LAYERS, always=True)(x)

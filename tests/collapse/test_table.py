@@ -34,7 +34,7 @@ def test_every_line():
         def forward(self, x):
             return self.above(F.gelu(self.act(self.act(self.below(x)))))
 
-    fast = called(Net(), 400, 3)
+    fast = called(Net(), 400, 3, always=True)
     lines = str(fast).splitlines()
     # F = 2 (3 x 16 + 16 x 2); the input and what three activations put out are aggregated: 3 + 3 x 16.
     assert lines[:-1] == [
@@ -48,7 +48,7 @@ def test_every_line():
 
 def test_the_path_s_threshold_is_that_of_collapses():
     fast = called(
-        nn.Sequential(nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 4)), 99, 64
+        nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 4)), 999, 64
     )
     found = re.fullmatch(
         r"path: collapsed from (\d+) samples on; the ordinary backward pass, the cheaper one, with fewer",
@@ -82,7 +82,7 @@ def test_where_collapsing_never_pays():
 
 def test_rules_of_layers_and_what_is_computed_once():
     model = nn.Sequential(weight_norm(nn.Linear(8, 64)), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 2))
-    lines = str(called(model, 99, 8, layers=lb.LINEAR_LAYERS)).splitlines()
+    lines = str(called(model, 99, 8, layers=lb.LINEAR_LAYERS, always=True)).splitlines()
     assert "1     BatchNorm1d          ConstantStatistics(), which computes its own values: nothing to emit" in lines
     assert "3     Dropout              StraightThroughDropout()" in lines
     assert "emit: 2 non-linearities; proved affine: 2 operations" in lines
@@ -94,7 +94,7 @@ def test_what_lies_below_is_left_and_named():
         *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
         *(nn.Linear(36, 64), nn.Tanh(), nn.Linear(64, 2)),
     )
-    lines = str(called(model, 99, 1, 8, 8, where=lb.after("2"))).splitlines()
+    lines = str(called(model, 99, 1, 8, 8, where=lb.after("2"), always=True)).splitlines()
     assert lines[1:3] == [
         "1     ReLU                 left: below the collapsed part",
         "5     Tanh                 Linear()",

@@ -1,0 +1,44 @@
+"""Collapsed models are freed like any others, whatever Dynamo keeps."""
+
+import gc
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import linear_backprop as lb
+
+
+def collapsed(model: nn.Module) -> nn.Module:
+    return lb.collapse(model, always=True)
+
+
+def locally_exact(model: nn.Module) -> nn.Module:
+    return lb.collapse(model, lb.LocallyExact(), always=True)
+
+
+def converted(model: nn.Module) -> nn.Module:
+    lb.convert(model, lb.LocallyExact())
+    return model
+
+
+def refused(model: nn.Module) -> nn.Module:
+    with pytest.raises(lb.CollapseError):
+        lb.collapse(nn.Sequential(model, nn.Softmax(1)))(torch.randn(9, 3))
+    return model
+
+
+@pytest.mark.parametrize("prepare", [collapsed, locally_exact, converted, refused])
+def test_a_model_is_freed_with_what_was_made_of_it(prepare: Callable[[nn.Module], nn.Module]):
+    def train() -> list[weakref.ref[object]]:
+        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+        run = prepare(model)
+        for n in (9, 12):
+            run(torch.randn(n, 3)).sum().backward()
+        return [weakref.ref(model), weakref.ref(run), weakref.ref(model[0].weight)]
+
+    references = train()
+    gc.collect()
+    assert [each() for each in references] == [None, None, None]
