@@ -25,12 +25,11 @@ its operations are, `analysis` and `plan` make the graphs of a step of it, `step
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,6 +50,7 @@ from .graph import Places, inputs_of
 from .locally_exact import LocallyExact
 from .nonlinearity import Selection
 from .runner import CollapsedRunner, LocalRunner, Options
+from .sharing import Sharing
 from .sizes import BatchSize
 from .table import table_of
 from .trace import Trace
@@ -123,7 +123,7 @@ def collapse(
     )
 
 
-class Collapsed(nn.Module):
+class Collapsed(Sharing):
     """What `collapse` returns; see there."""
 
     def __init__(
@@ -144,10 +144,7 @@ class Collapsed(nn.Module):
             raise CollapseError("the model is collapsed, or a part of it is: collapse it once, as a whole")
         self.rule, self.where, self.layers = rule, where, layers
         self.process_group, self.always, self.check = process_group, always, check
-        # The very same dictionaries: what either of the two changes, both have.
-        self.model: nn.Module
-        self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
-        self.__dict__["model"] = model
+        self.share(model)
         self.compiled = compile or is_compiled(model)
         selected = selection(where, self._target)
         if selected.calls:
@@ -169,45 +166,10 @@ class Collapsed(nn.Module):
         super().__setstate__(state)
         self._run = self._untraced()
 
-    def __getattr__(self, name: str) -> Any:
-        """The model's own attribute; of its methods, which would run the model as it is, none."""
-        if name.startswith("_") or "model" not in self.__dict__:
-            return super().__getattr__(name)
-        value = getattr(self.model, name)
-        if inspect.ismethod(value):
-            raise AttributeError(
-                f"{name}() is a method of the model and would run it as it is, not collapsed; call .model.{name}() "
-                f"where that is meant, and let the model's forward do what is to be collapsed"
-            )
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set the model's own attribute, where it is one of the model's."""
-        of_model = "model" in self.__dict__ and not (name in self.__dict__ or hasattr(type(self), name))
-        if of_model and not name.startswith("_") and hasattr(self.model, name):
-            setattr(self.model, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    @property
-    def training(self) -> bool:  # pyright: ignore
-        """The model's mode."""
-        return self.model.training
-
-    @training.setter
-    def training(self, mode: bool) -> None:  # pyright: ignore
-        if "model" in self.__dict__:  # nn.Module sets it first
-            self.model.training = mode
-
     @property
     def _target(self) -> nn.Module:
         """The model; one under `torch.compile`, without it."""
         return getattr(self.model, "_orig_mod", self.model)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode on the model."""
-        self.model.train(mode)
-        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own output.
