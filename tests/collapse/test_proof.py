@@ -125,3 +125,30 @@ def test_a_rule_does_not_reach_into_a_module_that_convert_leaves_alone():
         fast(batch())
     model.eval()
     fast(batch()).sum().backward()
+
+
+def test_sizes_that_depend_on_values_are_refused_as_such():
+    def body(s: Net, x: Tensor) -> Tensor:
+        h = hidden(s, x)
+        h[:, s.center > 0] *= 2
+        return s.o(h)
+
+    assert_refused(body, "its size depends on values, such as a mask's: multiply by the mask")
+
+
+def test_what_is_read_again_after_an_in_place_write_does_not_belong_into_the_loss():
+    def body(s: Net, x: Tensor) -> Tensor:
+        h = hidden(s, x)
+        h[:, :4].mul_(h[:, 4:])
+        return s.o(h)
+
+    assert_refused(body, "Write it otherwise, or use lb.convert")
+
+
+@pytest.mark.parametrize("place", [-1, 1])
+def test_numbers_of_samples_are_refused_as_such(place: int):
+    def body(s: Net, x: Tensor) -> Tensor:
+        h = hidden(s, x).view(-1, 2, 4)
+        return s.o(torch.cat([h[torch.arange(len(x)), place], h[:, 0]], 1))
+
+    assert_refused(body, "it numbers the samples, and numbers cannot be combined. Index without it")

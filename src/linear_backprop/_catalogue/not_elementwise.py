@@ -210,6 +210,15 @@ TABLE: tuple[NotElementwise, ...] = (
         in_conversion=None,
         in_collapse=Advice("its input is an index, and indices cannot be combined", ABOVE),
     ),
+    NotElementwise(
+        functions=("arange",),
+        modules=(),
+        in_conversion=None,
+        in_collapse=Advice(
+            "it numbers the samples, and numbers cannot be combined",
+            f"index without it, h[:, -1] in place of h[torch.arange(len(h)), -1], or {ABOVE}",
+        ),
+    ),
 )
 
 FUNCTIONS: dict[Function, NotElementwise] = {

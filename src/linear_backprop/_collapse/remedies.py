@@ -101,11 +101,12 @@ class Remedies:
 
     def _is_last(self, node: fx.Node) -> bool:
         """Whether no activation and nothing that is learned comes after a node."""
-        later, waiting = {node}, [node]
-        while waiting:
-            users = [user for user in waiting.pop().users if user not in later and user.op != "output"]
-            later.update(users)
-            waiting += users
+        later, written = {node}, set(self.trace.overwrites.get(node, ()))
+        nodes = list(self.trace.module.graph.nodes)
+        for each in nodes[nodes.index(node) + 1 : -1]:
+            if any(read in later or self.trace.storages(read) & written for read in each.all_input_nodes):
+                later.add(each)
+                written |= self.trace.overwrites.get(each, set())
         read = {arg for user in later - {node} for arg in user.all_input_nodes if arg not in self.trace.carries}
         learned = any(t.requires_grad for arg in read for t in tensors_of(self.trace.values[arg]))
         return not learned and not any(map(_is_activation, later - {node}))

@@ -48,6 +48,11 @@ class BatchSize:
         """Whether a node is a number made of the number of samples."""
         return bool(getattr(size_expression(node.meta.get("example_value")), "free_symbols", ()))
 
+    def knows(self, node: fx.Node) -> bool:
+        """Whether a node's sizes follow from the number of samples; not those of `h[mask]`."""
+        free = [getattr(size_expression(s), "free_symbols", set()) for s in _sizes_in(node.meta.get("example_value"))]
+        return all(symbols <= self._symbols for symbols in free)
+
     def proportional(self, node: fx.Node, values: tuple[Any, Any]) -> bool:
         """Whether a node's sizes, or the number that it is, go on as in its values of the two traced numbers.
 
