@@ -57,3 +57,17 @@ def test_an_optimizer_in_the_backward_pass_changes_no_other_gradient(body: Body)
     accumulate(lb.collapse(model, always=True), size=20)
     for parameter, expected in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, expected.grad)
+
+
+@pytest.mark.parametrize("changed", ["a.weight", "b.weight", "frozen"])
+def test_a_hook_that_changes_what_others_read_is_refused(changed: str):
+    model, _ = pair(lambda s, x: plain(s, x @ s.get_parameter("frozen")))
+    model.register_parameter("frozen", nn.Parameter(torch.eye(6), requires_grad=False))
+    other = model.get_parameter(changed)
+
+    def change(gradient: Tensor) -> None:
+        other.detach().add_(1)
+
+    model.o.weight.register_hook(change)
+    with pytest.raises(RuntimeError, match="by a hook"):
+        accumulate(lb.collapse(model, always=True))

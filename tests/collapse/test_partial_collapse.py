@@ -280,3 +280,20 @@ def test_a_refusal_names_the_rules_for_layers_without_which_nothing_can_be_selec
     x = torch.randn(N, 6)
     assert "(`where=['3', '4'], layers=lb.LINEAR_LAYERS`)" in named_remedy(model, x)
     lb.collapse(model, where=["3", "4"], layers=lb.LINEAR_LAYERS, always=True)(x)
+
+
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.MeanLinear()])
+@pytest.mark.parametrize("selected", [nn.ReLU(inplace=True), nn.SELU(inplace=True), nn.Hardtanh(inplace=True)])
+@pytest.mark.parametrize("below", [nn.BatchNorm1d(8), nn.Identity(), nn.GLU(), nn.Softplus()])
+def test_the_first_activation_above_may_overwrite_what_comes_from_below(
+    below: nn.Module, selected: nn.Module, rule: lb.Linear | lb.MeanLinear
+):
+    width = 16 if isinstance(below, nn.GLU) else 8
+    model = nn.Sequential(nn.Linear(6, 6), nn.Softmax(1), nn.Linear(6, width), below, selected, nn.Linear(8, 3))
+    model, x = copy.deepcopy(model).double(), torch.randn(20, 6, dtype=torch.float64)
+    twin = copy.deepcopy(model)
+    lb.collapse(model, rule, where="4", always=True)(x).square().sum().backward()
+    with lb.convert(twin, rule, where="4"):
+        twin(x).square().sum().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,19 @@ class _Group:
     wanted: Wanted
     states: list[tuple[int, int]]
     total: Aggregates
+
+    def require_unchanged(self, places: Sequence[int]) -> None:
+        """Refuse leaves that were modified since its micro-batches ran.
+
+        Raises:
+            RuntimeError: One of them was, by the user or by a hook.
+        """
+        leaves, states = self.step.leaves, self.states
+        if _states([leaves[i] for i in places]) != [states[i] for i in places]:
+            raise RuntimeError(
+                "a parameter was modified by an inplace operation inside accumulate(), or by a hook on another one, "
+                "before its own gradient came; step the optimizer after the block, or each parameter in its own hook"
+            )
 
     def takes(self, step: Step, wanted: Wanted) -> bool:
         """Whether another micro-batch belongs to it."""
@@ -92,21 +106,27 @@ class Accumulation:
         sums: dict[Tensor, Tensor] = {}
         alone = len(self._groups) == 1 and _are_apart(self._groups[0].step.connected)
         for group in self._groups:
-            if _states(group.step.leaves) != group.states:
-                raise RuntimeError(
-                    "a parameter was modified by an inplace operation inside accumulate(), after a micro-batch's "
-                    "forward pass; step the optimizer after the block"
-                )
             connected, samples = group.step.connected, len(group.step.plan.samples)
+            waiting = set(range(len(connected)))
+            group.require_unchanged(sorted(waiting))
 
-            def receive(place: int, gradient: Tensor, leaves: list[Tensor] = connected, first: int = samples) -> None:
-                leaf = leaves[place - first]
+            def receive(
+                place: int,
+                gradient: Tensor,
+                group: _Group = group,
+                first: int = samples,
+                waiting: set[int] = waiting,
+            ) -> None:
+                leaf = group.step.connected[place - first]
+                group.require_unchanged([place - first])
+                waiting.discard(place - first)
                 if alone and leaf.requires_grad:
                     torch.autograd.backward(leaf, gradient)
                 else:
                     sums[leaf] = sums[leaf] + gradient if leaf in sums else gradient
 
             group.step.find(group.wanted, group.step.over_workers(group.total), receive)
+            group.require_unchanged(sorted(waiting))
         frozen = [leaf for leaf in sums if not leaf.requires_grad]  # since its micro-batch
         for leaf in frozen:
             leaf.grad = sums[leaf] if leaf.grad is None else leaf.grad + sums[leaf]

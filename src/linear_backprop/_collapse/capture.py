@@ -7,7 +7,7 @@ the graph of its operations, and guards it. A change of mode, of a module, a sha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ from .._torch import (
     dynamo_errors,
     one_is_a_size_like_others,
 )
-from .graph import inline_checkpoints, line_in, undisturbed, with_own_code
+from .graph import inline_checkpoints, line_in, tracing, undisturbed, with_own_code
 
 Runner = Callable[["Invocation", Sequence[Any]], Sequence[Any]]
 Prepare = Callable[[fx.GraphModule, Sequence[Any], "Invocation"], Runner]
@@ -39,6 +39,7 @@ class Invocation:
         given: The tensors that it was called with, those of samples where it knows what samples are: identities.
         batch: The number of samples.
         has_run: Whether the runner was reached.
+        search: What is to be left once it is.
     """
 
     prepare: Prepare
@@ -46,6 +47,7 @@ class Invocation:
     given: set[int] = field(default_factory=set[int])
     batch: int = 0
     has_run: bool = False
+    search: ExitStack = field(default_factory=ExitStack)
 
 
 _under_way: ContextVar[Invocation] = ContextVar("_under_way")
@@ -80,12 +82,13 @@ class Captured:
         call.given = {id(x) for x in given}
         token = _under_way.set(call)
         try:
-            # A batch of one is a batch, not a constant.
-            with (
-                capturing_whole(),
-                one_is_a_size_like_others() if call.batch == 1 else nullcontext(),
-                counting_samples(given) if self.samples else nullcontext(),
-            ):
+            with call.search as search:
+                search.enter_context(tracing)
+                search.enter_context(capturing_whole())
+                if call.batch == 1:  # a batch, not a constant
+                    search.enter_context(one_is_a_size_like_others())
+                if self.samples:
+                    search.enter_context(counting_samples(given))
                 result = self._run(args, kwargs)
         except dynamo_errors().BackendCompilerFailed as error:  # an error of ours: as it is
             raise error.inner_exception from None
@@ -166,6 +169,7 @@ def _backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any
     def run(*inputs: Any) -> Any:
         call = _under_way.get()
         call.has_run = True
+        call.search.close()
         return call.runners[index](call, inputs)
 
     return run

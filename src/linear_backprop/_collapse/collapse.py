@@ -272,7 +272,7 @@ class Collapsed(Sharing):
 
         def run(call: Invocation, inputs: Sequence[Any]) -> Sequence[Any]:
             self._runner = runner
-            collapses = self.collapses(call.batch)
+            collapses = self._accumulation is not None or runner.collapses(call.batch)
             if not collapses and not self._said and not isinstance(self.rule, LocallyExact):
                 self._said = True
                 _say_that_it_is_ordinary(call.batch, runner.costs)

@@ -40,8 +40,9 @@ def note_activation(
             noted.append(_derivatives(f, rule, own, a, parameters))
             return f(a, *parameters)
 
+    call = Call(function, args, kwargs)
     with torch.enable_grad():  # without, the call would not be looked at
-        h: Tensor = run_activation(Call(function, args, kwargs), rule, carrier)
+        h: Tensor = run_activation(call.on(call.input.detach()), rule, carrier)
     return h, noted[0].slope, *noted[0].by_own
 
 

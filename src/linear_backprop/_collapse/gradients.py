@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from .._torch import is_of_pytorch
-from .graph import compiled, inputs_of, undisturbed
+from .graph import compiled, inputs_of, tracing, undisturbed
 from .plan import Plan
 
 Noted = tuple[Tensor | None, Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -119,7 +119,7 @@ class Gradients:
             return _handing_over(gradients)  # whose backward pass may read anything
         from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to load
 
-        with undisturbed():
+        with tracing, undisturbed():
             traced = make_fx(gradients)(*flat)
         _simplify(traced)
         if self.compiled:

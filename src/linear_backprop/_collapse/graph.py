@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -77,6 +78,11 @@ def compiled(module: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return module(*inputs)
 
     return torch.compile(with_own_code(run), options=options)
+
+
+tracing = RLock()
+"""Held while a graph is looked for, captured or traced: `make_fx` changes `nn.Module` as long as it traces, for all
+threads, and in the others Dynamo would take that for the model."""
 
 
 @contextmanager

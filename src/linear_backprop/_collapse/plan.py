@@ -182,9 +182,10 @@ class Plan:
         return [Component(outputs, trace.needed([*outputs]) & read) for outputs, _ in found]
 
     def _needed(self, nodes: set[fx.Node], outputs: Sequence[fx.Node]) -> set[fx.Node]:
-        """The operations among `nodes` that make `outputs` or overwrite something, with the numbers they take."""
-        effects = [node for node in nodes if node in self.analysis.trace.overwrites]
-        return self._with_numbers(self.analysis.trace.needed([*outputs, *effects]) & nodes, outputs)
+        """What of `nodes` makes `outputs`, overwrites something or draws random numbers; with the numbers it takes."""
+        trace = self.analysis.trace
+        effects = [node for node in nodes if node in trace.overwrites or node in trace.random]
+        return self._with_numbers(trace.needed([*outputs, *effects]) & nodes, outputs)
 
     # The pieces
 

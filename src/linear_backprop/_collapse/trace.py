@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,13 +75,13 @@ class Trace:
                 f"write it without, or use lb.convert{user_line(node)}"
             )
         reads = {arg: tensors_of(self.values[arg]) for arg in node.all_input_nodes}
-        versions = {arg: [version_of(t) for t in tensors] for arg, tensors in reads.items()}
+        states = {arg: [_State.of(t) for t in tensors] for arg, tensors in reads.items()}
         depends = any(arg in self.carries or self.depends_on_size(arg) for arg in reads)
         before = random_state(self._devices)
         self.values[node] = self._value(node, depends)
         if random_state(self._devices) != before:
             self.random.append(node)
-        written = [arg for arg in reads if [version_of(t) for t in reads[arg]] != versions[arg]]
+        written = [arg for arg, tensors in reads.items() if any(map(_State.differs, states[arg], tensors))]
         if written:
             self.overwrites[node] = {storage_of(t) for arg in written for t in reads[arg]}
         if not computes(node):
@@ -188,6 +189,29 @@ class Trace:
                     if arg in self.values:
                         read |= self.storages(arg)
         return needed
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a tensor is before an operation; of buffers the values, too: batch normalization counts no version."""
+
+    version: int
+    values: Tensor | None
+
+    @staticmethod
+    def of(tensor: Tensor) -> _State:
+        """Its state."""
+        is_buffer = not tensor.requires_grad and tensor.layout is torch.strided
+        return _State(version_of(tensor), tensor.clone() if is_buffer else None)
+
+    def differs(self, tensor: Tensor) -> bool:
+        """Whether it is another one now."""
+        if version_of(tensor) != self.version:
+            return True
+        if self.values is None:
+            return False
+        same = (tensor == self.values) | ((tensor != tensor) & (self.values != self.values))
+        return not bool(same.all())
 
 
 def _few(value: Any, of_samples: bool, size: BatchSize) -> tuple[Any, Any]:

@@ -1,0 +1,73 @@
+"""What a forward pass does besides its result: random numbers drawn, running statistics that count no version."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from collapse.nets import batch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import linear_backprop as lb
+
+pytestmark = pytest.mark.usefixtures("in_float64")
+
+
+class Normalized(nn.Module):
+    """Two layers and batch normalization, and a body that reads them."""
+
+    def __init__(self, body: "Callable[[Normalized, Tensor], Tensor]") -> None:
+        super().__init__()
+        self.a, self.o, self.norm = nn.Linear(6, 6), nn.Linear(6, 3), nn.BatchNorm1d(6)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self, x)
+
+
+def left_out(s: Normalized, x: Tensor) -> Tensor:
+    s.norm(s.a(x))
+    return s.o(torch.tanh(s.a(x)))
+
+
+def dropped(s: Normalized, x: Tensor) -> Tensor:
+    F.dropout(s.a.weight)
+    F.dropout(s.a(x))
+    return s.o(torch.tanh(s.a(x)))
+
+
+def read_first(s: Normalized, x: Tensor) -> Tensor:
+    return s.o(torch.tanh(s.norm(s.a(x * s.norm.get_buffer("running_var")))))
+
+
+@pytest.mark.parametrize("always", [True, False])
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.MeanLinear(), lb.LocallyExact()])
+@pytest.mark.parametrize(
+    ("body", "layers"), [(left_out, ()), (dropped, ()), (read_first, lb.LINEAR_LAYERS), (left_out, lb.LINEAR_LAYERS)]
+)
+def test_effects_are_the_models(
+    body: Callable[[Normalized, Tensor], Tensor],
+    layers: tuple[lb.LayerRule, ...],
+    rule: lb.Linear | lb.MeanLinear | lb.LocallyExact,
+    always: bool,
+):
+    model = Normalized(body)
+    twin = copy.deepcopy(model)
+    lb.convert(twin, rule, layers=layers)
+
+    def effects(run: nn.Module, of: Normalized) -> list[Tensor | None]:
+        torch.manual_seed(0)
+        for n in (20, 7):
+            run(batch(n)).square().mean().backward()
+        return [torch.get_rng_state(), *of.buffers(), *(p.grad for p in of.parameters())]
+
+    found = effects(lb.collapse(model, rule, layers=layers, always=always), model)
+    for each, expected in zip(found, effects(twin, twin), strict=True):
+        torch.testing.assert_close(each, expected)
+
+
+def test_statistics_read_after_they_change_are_refused():
+    model = Normalized(lambda s, x: s.o(torch.tanh(s.norm(s.a(x)) * s.norm.get_buffer("running_var"))))
+    with pytest.raises(lb.CollapseError, match="overwrites what"):
+        lb.collapse(model, layers=lb.LINEAR_LAYERS, always=True)(batch())
