@@ -39,7 +39,7 @@ def test_data_of_the_model_is_read_through(wrap):
 
 def test_data_of_the_model_is_written_through():
     model = Classifier()
-    fast = lb.collapse(model)
+    fast = lb.collapse(model, always=True)
     fast.n_classes = 5
     fast.note = "of the collapsed model"
     assert model.n_classes == 5 and not hasattr(model, "note") and fast.note == "of the collapsed model"

@@ -14,11 +14,12 @@ from .._errors import CollapseError
 from .._rules.elementwise import Linear, MeanLinear
 from .accumulation import Accumulation
 from .analysis import Analysis
+from .chain import run_cut
 from .costs import Costs
 from .cutting import Cutter
 from .gradients import Gradients
 from .graph import compiled, computes, inputs_of, outputs_of
-from .locally_exact import LocallyExact, run_cut
+from .locally_exact import LocallyExact
 from .maps import Maps
 from .pieces import Piece, cut_piece
 from .plan import Plan
