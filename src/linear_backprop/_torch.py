@@ -99,14 +99,33 @@ def size_expression(size: Any) -> Any:
 
 @contextmanager
 def capturing_whole() -> Generator[None]:
-    """A context in which Dynamo captures anew once a module's hooks change, and in one graph inside DDP, too."""
+    """A context in which Dynamo captures anew once a module's hooks change, in one graph in DDP, and every Function.
+
+    Of an `autograd.Function` it would inline `forward`, and lose `backward`, where a tensor came to require grad by
+    being written into: it remembers what the tensor was when it was made.
+    """
+    from torch._dynamo.variables.misc import AutogradFunctionVariable as Applied
+
     config = torch._dynamo.config
-    before = config.skip_nnmodule_hook_guards, config.optimize_ddp
+    before, call_apply = (config.skip_nnmodule_hook_guards, config.optimize_ddp), Applied.call_apply
+
+    def call_apply_to_what_requires_grad(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        Applied.visit(_look_again, (args, kwargs))
+        return call_apply(self, tx, args, kwargs)
+
     config.skip_nnmodule_hook_guards = config.optimize_ddp = False
+    Applied.call_apply = call_apply_to_what_requires_grad
     try:
         yield
     finally:
         config.skip_nnmodule_hook_guards, config.optimize_ddp = before
+        Applied.call_apply = call_apply
+
+
+def _look_again(variable: Any) -> None:
+    """Note that a tensor requires grad by now."""
+    if variable.is_tensor() and variable.as_proxy().node.meta["example_value"].requires_grad:
+        variable.requires_grad = True
 
 
 def dynamo_errors() -> Any:

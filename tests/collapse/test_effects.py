@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from collapse.nets import batch
+from collapse.nets import Net, assert_refused, batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,3 +71,32 @@ def test_statistics_read_after_they_change_are_refused():
     model = Normalized(lambda s, x: s.o(torch.tanh(s.norm(s.a(x)) * s.norm.get_buffer("running_var"))))
     with pytest.raises(lb.CollapseError, match="overwrites what"):
         lb.collapse(model, layers=lb.LINEAR_LAYERS, always=True)(batch())
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, z: Tensor) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor) -> Tensor:
+        return -g
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda z, h: z[:, 1:].copy_(h[:, :-1]),
+        lambda z, h: z.add_(h),
+        lambda z, h: z.view(-1, 2, 4)[:, 0].copy_(h[:, :4]),
+        lambda z, h: z.__setitem__((slice(None), slice(2)), h[:, :2]),
+    ],
+)
+def test_functions_of_what_is_written_into_keep_their_backward_pass(write: Callable[[Tensor, Tensor], object]):
+    def body(s: Net, x: Tensor) -> Tensor:
+        h = torch.tanh(s.a(x))
+        z = torch.zeros_like(h) + 0
+        write(z, h)
+        return s.o(torch.relu(z + _Reversed.apply(z)))
+
+    assert_refused(body, "its backward pass is not that of an affine map|cannot be captured|cannot be collapsed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,19 +24,6 @@ class _Group:
     states: list[tuple[int, int]]
     total: Aggregates
 
-    def require_unchanged(self, places: Sequence[int]) -> None:
-        """Refuse leaves that were modified since its micro-batches ran.
-
-        Raises:
-            RuntimeError: One of them was, by the user or by a hook.
-        """
-        leaves, states = self.step.leaves, self.states
-        if _states([leaves[i] for i in places]) != [states[i] for i in places]:
-            raise RuntimeError(
-                "a parameter was modified by an inplace operation inside accumulate(), or by a hook on another one, "
-                "before its own gradient came; step the optimizer after the block, or each parameter in its own hook"
-            )
-
     def takes(self, step: Step, wanted: Wanted) -> bool:
         """Whether another micro-batch belongs to it."""
         return (
@@ -46,6 +33,32 @@ class _Group:
             and all(a is b for a, b in zip(step.connected, self.step.connected, strict=True))
             and _states(step.leaves) == self.states
         )
+
+    def find(self, add: Callable[[Tensor, Tensor], None]) -> None:
+        """Make its gradients; `add` takes each, after its leaf, as soon as it is made.
+
+        Raises:
+            RuntimeError: A leaf was modified since its micro-batches ran, or by a hook on another one.
+        """
+        first, waiting = len(self.step.plan.samples), set(range(len(self.step.connected)))
+        self._require_unchanged(waiting)
+
+        def receive(place: int, gradient: Tensor) -> None:
+            index = place - first
+            self._require_unchanged([index])
+            waiting.discard(index)
+            add(self.step.connected[index], gradient)
+
+        self.step.find(self.wanted, self.step.over_workers(self.total), receive)
+        self._require_unchanged(waiting)
+
+    def _require_unchanged(self, places: Iterable[int]) -> None:
+        states = _states(self.step.leaves)
+        if any(states[i] != self.states[i] for i in places):
+            raise RuntimeError(
+                "a parameter was modified by an inplace operation inside accumulate(), or by a hook on another one, "
+                "before its own gradient came; step the optimizer after the block, or each parameter in its own hook"
+            )
 
 
 class Accumulation:
@@ -100,33 +113,21 @@ class Accumulation:
 
         Raises:
             LinearBackpropError: There are none.
+            RuntimeError: A parameter was modified since its micro-batches ran, or by a hook on another one.
         """
         if not self._groups:
             raise LinearBackpropError("no backward pass ran inside accumulate(); call loss.backward() in it")
         sums: dict[Tensor, Tensor] = {}
         alone = len(self._groups) == 1 and _are_apart(self._groups[0].step.connected)
+
+        def add(leaf: Tensor, gradient: Tensor) -> None:
+            if alone and leaf.requires_grad:
+                torch.autograd.backward(leaf, gradient)
+            else:
+                sums[leaf] = sums[leaf] + gradient if leaf in sums else gradient
+
         for group in self._groups:
-            connected, samples = group.step.connected, len(group.step.plan.samples)
-            waiting = set(range(len(connected)))
-            group.require_unchanged(sorted(waiting))
-
-            def receive(
-                place: int,
-                gradient: Tensor,
-                group: _Group = group,
-                first: int = samples,
-                waiting: set[int] = waiting,
-            ) -> None:
-                leaf = group.step.connected[place - first]
-                group.require_unchanged([place - first])
-                waiting.discard(place - first)
-                if alone and leaf.requires_grad:
-                    torch.autograd.backward(leaf, gradient)
-                else:
-                    sums[leaf] = sums[leaf] + gradient if leaf in sums else gradient
-
-            group.step.find(group.wanted, group.step.over_workers(group.total), receive)
-            group.require_unchanged(sorted(waiting))
+            group.find(add)
         frozen = [leaf for leaf in sums if not leaf.requires_grad]  # since its micro-batch
         for leaf in frozen:
             leaf.grad = sums[leaf] if leaf.grad is None else leaf.grad + sums[leaf]
