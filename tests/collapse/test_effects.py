@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from collapse.nets import Net, assert_refused, batch
+from collapse.random_models import Reversed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,16 +74,6 @@ def test_statistics_read_after_they_change_are_refused():
         lb.collapse(model, layers=lb.LINEAR_LAYERS, always=True)(batch())
 
 
-class _Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, z: Tensor) -> Tensor:
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: object, g: Tensor) -> Tensor:
-        return -g
-
-
 @pytest.mark.parametrize(
     "write",
     [
@@ -97,6 +88,6 @@ def test_functions_of_what_is_written_into_keep_their_backward_pass(write: Calla
         h = torch.tanh(s.a(x))
         z = torch.zeros_like(h) + 0
         write(z, h)
-        return s.o(torch.relu(z + _Reversed.apply(z)))
+        return s.o(torch.relu(z + Reversed.apply(z)))
 
     assert_refused(body, "its backward pass is not that of an affine map|cannot be captured|cannot be collapsed")

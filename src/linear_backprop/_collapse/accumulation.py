@@ -31,7 +31,7 @@ class _Group:
             and wanted == self.wanted
             and step.autocast == self.step.autocast
             and all(a is b for a, b in zip(step.connected, self.step.connected, strict=True))
-            and _states(step.leaves) == self.states
+            and list(map(_state, step.leaves)) == self.states
         )
 
     def find(self, add: Callable[[Tensor, Tensor], None]) -> None:
@@ -53,8 +53,7 @@ class _Group:
         self._require_unchanged(waiting)
 
     def _require_unchanged(self, places: Iterable[int]) -> None:
-        states = _states(self.step.leaves)
-        if any(states[i] != self.states[i] for i in places):
+        if any(_state(self.step.leaves[i]) != self.states[i] for i in places):
             raise RuntimeError(
                 "a parameter was modified by an inplace operation inside accumulate(), or by a hook on another one, "
                 "before its own gradient came; step the optimizer after the block, or each parameter in its own hook"
@@ -106,7 +105,7 @@ class Accumulation:
             if group.takes(step, wanted):
                 group.total = group.total + total
                 return
-        self._groups.append(_Group(step, wanted, _states(step.leaves), total))
+        self._groups.append(_Group(step, wanted, list(map(_state, step.leaves)), total))
 
     def finish(self) -> None:
         """Add the gradients to what they belong to: each as soon as it is made, where nothing can be added to it.
@@ -141,6 +140,6 @@ def _are_apart(leaves: list[Tensor]) -> bool:
     return len(storages) == len(leaves) and all(leaf.grad_fn is None for leaf in leaves)
 
 
-def _states(leaves: list[Tensor]) -> list[tuple[int, int]]:
-    """What tells whether one of them was modified."""
-    return [(version_of(leaf), leaf.data_ptr()) for leaf in leaves]
+def _state(leaf: Tensor) -> tuple[int, int]:
+    """What tells whether it was modified."""
+    return version_of(leaf), leaf.data_ptr()

@@ -18,7 +18,7 @@ from .affine import Proof
 from .graph import computes, function_of, has_own_rule, tensors_of, user_line
 from .layout import Layout
 from .nonlinearity import NonLinearity, Selection, linear_map_of
-from .parts import Part, require_order, touches
+from .parts import Part, require_order
 from .refusal import MAP_OF, refuse
 from .sizes import BatchSize
 from .trace import Trace
@@ -147,7 +147,7 @@ class Analysis:
         order = {node: i for i, node in enumerate(trace.module.graph.nodes)}
         for node, storages in trace.overwrites.items():  # a counter is advanced after whoever reads it
             if node in parts and node not in self.needed:
-                readers = [n for n in parts if order[n] < order[node] and touches(trace, n, storages)]
+                readers = [n for n in parts if order[n] < order[node] and trace.touches(n, storages)]
                 parts[node] = max((parts[n] for n in (node, *readers)), key=lambda part: part.rank)
         return parts
 

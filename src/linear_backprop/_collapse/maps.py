@@ -55,9 +55,7 @@ class Maps:
             _zeros(layout, rows, form, cotangents) for layout, form in zip(plan.value_layouts, self.forms, strict=False)
         ]
         noted: list[Noted] = []
-        for n, noting, layout, (form, constants) in zip(
-            plan.nonlinearities, plan.noting, plan.emitted_layouts, self.noted, strict=True
-        ):
+        for (n, noting), layout, (form, constants) in zip(plan.noted, plan.emitted_layouts, self.noted, strict=True):
             h = _zeros(layout, rows, form, cotangents) if noting.emits else None
             slope = next(slopes) if n.layer is None else None
             noted.append((h, slope, (h,) * noting.own if h is not None else (), constants))
@@ -79,9 +77,7 @@ class Maps:
         ]
         emitting = [
             (layout, form, n.layer is None)
-            for n, noting, layout, (form, _) in zip(
-                plan.nonlinearities, plan.noting, plan.emitted_layouts, self.noted, strict=True
-            )
+            for (n, noting), layout, (form, _) in zip(plan.noted, plan.emitted_layouts, self.noted, strict=True)
             if noting.emits
         ]
         first = len(self.samples) + len(self.leaves)

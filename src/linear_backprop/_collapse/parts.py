@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from torch import fx
 
 from .._errors import CollapseError
-from .graph import computes, user_line
-from .trace import Trace
+from .graph import user_line
 
 if TYPE_CHECKING:
     from .analysis import Analysis
@@ -42,9 +41,10 @@ def require_order(analysis: Analysis) -> None:
     for node, storages in trace.overwrites.items():
         if node not in parts:
             continue
-        _require_one_way_in(analysis, node, storages)
+        if analysis.is_above(node):
+            _require_one_way_in(analysis, node, storages)
         for other in parts:
-            if other is node or not touches(trace, other, storages):
+            if other is node or not trace.touches(other, storages):
                 continue
             later, ranks = order[other] > order[node], parts[other].rank - parts[node].rank
             layer = (n := analysis.found.get(other)) is not None and n.layer is not None
@@ -55,18 +55,14 @@ def require_order(analysis: Analysis) -> None:
                 )
 
 
-def touches(trace: Trace, node: fx.Node, storages: set[int]) -> bool:
-    """Whether an operation reads or writes any of some storages."""
-    return computes(node) and any(trace.storages(a) & storages for a in node.all_input_nodes)
-
-
 def _require_one_way_in(analysis: Analysis, node: fx.Node, storages: set[int]) -> None:
     """Refuse to overwrite what tensors from below share, or return: above, each has combinations of its own."""
     trace, name = analysis.trace, analysis.places.name
     sharing = [n for n, part in analysis.parts.items() if part is Part.BELOW and trace.storages(n) & storages]
-    returned = [n for n in sharing if n in trace.outputs]
+    outputs = trace.outputs
+    returned = [n for n in sharing if n in outputs]
     entering = [n for n in sharing if any(map(analysis.is_above, n.users))]
-    if analysis.is_above(node) and (returned or len(entering) > 1):
+    if returned or len(entering) > 1:
         names = " and ".join(dict.fromkeys(map(name, (returned or entering)[:2])))
         raise CollapseError(
             f"{name(node)} overwrites {names}, which lies below the collapsed part and is "

@@ -54,7 +54,7 @@ class Noting:
 
 def ordinary_piece(
     module: fx.GraphModule,
-    inputs: Iterable[fx.Node],
+    inputs: list[fx.Node],
     nodes: set[fx.Node],
     outputs: list[fx.Node],
     ruled: Iterable[NonLinearity],
@@ -68,7 +68,7 @@ def ordinary_piece(
         return lambda node: new.call(_with(_under, run, n.function, given), *new.arguments(node))
 
     new.write(nodes, {n.node: under_the_rule(n) for n in ruled})
-    return Piece(new.finish([new.copies[node] for node in outputs]), list(inputs), outputs)
+    return Piece(new.finish([new.copies[node] for node in outputs]), inputs, outputs)
 
 
 def forward_piece(

@@ -78,10 +78,9 @@ class Plan:
         self.output_layouts = [self.layout(n) for n in self.outputs]
         self.once = self._ordinary_piece(self.computed_once, self.above | self.below)
         self.under = self._ordinary_piece(self.below, self.above)
-        self.noting = [self._noting(n) for n in self.nonlinearities]
+        self.noted = [(n, self._noting(n)) for n in self.nonlinearities]
         self.emitted_layouts = [self.layout(n.node) for n in self.nonlinearities]
         self.value_layouts = [self.layout(n) for n in self.samples]
-        self.noted = list(zip(self.nonlinearities, self.noting, strict=True))
         for n, noting in self.noted:
             self.value_layouts += [self.layout(n.node)] * (noting.emits + noting.own)
         self.copied_samples = [n for n in self.samples if trace.overwriting(n, n)]

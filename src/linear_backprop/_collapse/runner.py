@@ -173,7 +173,7 @@ class LocalRunner:
 
 def _require_one_map(plan: Plan) -> None:
     """Refuse what makes the map of every worker its own."""
-    for n, noting in zip(plan.nonlinearities, plan.noting, strict=True):
+    for n, noting in plan.noted:
         if noting.constants:
             raise CollapseError(
                 f"{plan.analysis.places.name(n.node)} takes its statistics from each worker's own part of the batch, "

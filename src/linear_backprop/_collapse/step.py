@@ -143,7 +143,7 @@ class Step:
         combinations = iter([layout.place(z, form) for layout, z, form in rows])
         samples = [in_memory_order(next(combinations), order) for order in self.orders]
         noted: list[Noted] = []
-        for noting, slope, (_, constants) in zip(plan.noting, self._slopes(), self.noted, strict=True):
+        for (_, noting), slope, (_, constants) in zip(plan.noted, self._slopes(), self.noted, strict=True):
             h = next(combinations) if noting.emits else None
             noted.append((h, slope, tuple(next(combinations) for _ in range(noting.own)), constants))
         columns, cotangents = total.cotangents(), list[Tensor]()

@@ -156,6 +156,10 @@ class Trace:
         storages = self.storages(node)
         return [later for later in nodes[nodes.index(after) + 1 :] if self.overwrites.get(later, set()) & storages]
 
+    def touches(self, node: fx.Node, storages: set[int]) -> bool:
+        """Whether an operation reads or writes any of some storages."""
+        return computes(node) and any(self.storages(arg) & storages for arg in node.all_input_nodes)
+
     @property
     def outputs(self) -> list[fx.Node]:
         """The nodes whose values the graph returns, each once."""
