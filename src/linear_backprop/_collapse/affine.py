@@ -34,12 +34,15 @@ class Proof:
         layouts: By node, where each of its tensors keeps its samples; None for one that holds none.
         alike: The nodes whose values are the same for every sample, whatever the samples are.
         weights: Of the mixtures, one row each.
+        is_thorough: Whether operations that depend on the number of samples are tried in batches of many sizes, which
+            is half of the time that a proof takes.
     """
 
     def __init__(self, trace: Trace, positions: tuple[int, ...] = ()) -> None:
         self.trace, self.positions = trace, positions
         self.layouts: dict[fx.Node, list[Layout | None]] = {}
         self.alike: set[fx.Node] = set()
+        self.is_thorough = True
         self._proved: dict[Any, tuple[fx.Node, str]] = {}
         count = torch.Size(positions).numel()
         self.weights = mixing(trace.sizes[1] * count, trace.sizes[0] * count)

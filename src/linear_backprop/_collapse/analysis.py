@@ -100,6 +100,7 @@ class Analysis:
             fault = self._fault(proof, node)
             if fault and node in self.needed:
                 faults[node] = fault
+                proof.is_thorough = self.selection.selects is not None  # the model is refused in any case
             if node not in proof.layouts and proof.place(node):
                 proof.layouts[node] = [None] * len(tensors_of(trace.values[node][0]))
         return faults
