@@ -15,7 +15,7 @@ STUDY = Study(
         ),
         Experiment(
             runs.NAME,
-            "adversarial examples crafted with linear and other backward passes, tried on other networks",
+            "adversarial examples of many backward passes, tried on other networks; trains those that have no weights",
             runs.plan,
             runs.job,
         ),
