@@ -46,6 +46,27 @@ of_clip = operator(
     "of_clip", lambda x, w: x * w, lambda ctx, g: parameters_of(ctx, g, lambda g, x: (g * x).clamp(-1, 1))
 )
 
+folded = operator(
+    "folded",
+    lambda x, w: torch.where(w > 0, x, x.abs()) * w,
+    lambda ctx, g: parameters_of(
+        ctx, g * torch.where(ctx.saved_tensors[1] > 0, 1, ctx.saved_tensors[0].sign()), torch.mul
+    ),
+)
+rooted = operator(
+    "rooted",
+    lambda x, w: x * w.sqrt(),
+    lambda ctx, g: (
+        g * ctx.saved_tensors[1].sqrt(),
+        (g * ctx.saved_tensors[0] / ctx.saved_tensors[1].sqrt() / 2).sum(0),
+    ),
+)
+backwards = operator(
+    "backwards",
+    lambda x, w: x * w,
+    lambda ctx, g: (g.clamp(max=0) + g.clamp(min=0) * ctx.saved_tensors[1].sign(), None),
+)
+
 
 @pytest.mark.parametrize("run", [same, turned])
 def test_operators_of_the_users_own_with_a_linear_backward_pass_are_right(run: Callable[[Tensor], Tensor]):
@@ -56,6 +77,10 @@ def test_the_gradient_of_a_parameter_that_such_an_operator_takes_is_right():
     assert_right(lambda s, x: s.o(product(hidden(s, x), s.b.bias)))
 
 
+def test_one_that_takes_positive_parameters_alone_is_right_at_those():
+    assert_right(lambda s, x: s.o(rooted(hidden(s, x), s.b.bias.exp())))
+
+
 @pytest.mark.parametrize("run", [clipped, clipped_far_out, flushed, centred, normed, shifted])
 def test_a_backward_pass_that_is_not_linear_or_mixes_samples_is_refused(run: Callable[[Tensor], Tensor]):
     assert_refused(lambda s, x: s.o(run(s.b(hidden(s, x)))), "its backward pass is not that of an affine map")
@@ -64,6 +89,14 @@ def test_a_backward_pass_that_is_not_linear_or_mixes_samples_is_refused(run: Cal
 @pytest.mark.parametrize("run", [of_sign, of_clip])
 def test_so_is_one_that_gives_a_parameter_something_else(run: Callable[[Tensor, Tensor], Tensor]):
     assert_refused(lambda s, x: s.o(run(hidden(s, x), s.b.bias)), "its backward pass is not that of an affine map")
+
+
+@pytest.mark.parametrize("run", [folded, backwards])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_operator_that_is_affine_for_positive_parameters_alone_is_refused(
+    run: Callable[[Tensor, Tensor], Tensor], sign: int
+):
+    assert_refused(lambda s, x: s.o(run(hidden(s, x), sign * s.b.bias.exp())), "for some values of its parameters")
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -83,6 +84,23 @@ class Experiment:
         own = not is_of_pytorch(node.target)  # PyTorch's own gradients are derivatives
         learned = [arg for arg in self.others if any(t.requires_grad for t in tensors_of(self.values[arg]))]
         self._learned = learned if own else []
+
+    @contextmanager
+    def at(self, others: dict[fx.Node, tuple[Any, Any]]) -> Generator[None]:
+        """A context in which the other arguments have these values."""
+        given, self.others = self.others, others
+        try:
+            yield
+        finally:
+            self.others = given
+
+    def real_constants(self, sign: int) -> dict[fx.Node, tuple[Any, Any]]:
+        """The other arguments as they were traced, or their negatives."""
+
+        def real(t: Tensor) -> Tensor:
+            return sign * t.detach().to(self._precision(t)) if is_inexact(t) else t
+
+        return {arg: tree_map_only(Tensor, real, self.values[arg]) for arg in self.others}
 
     def results(self, which: int, scale: Scale) -> tuple[list[Tensor], list[Layout | None]]:
         """What the operation makes of random samples (0) or of their mixtures (1); and what it overwrites of them."""

@@ -62,7 +62,7 @@ class Trial:
         if any(not is_inexact(t) for arg in own.varied for t in tensors_of(own.values[arg])):
             return "it reads integers of the samples, indices or a mask, which cannot be combined"
         with torch.random.fork_rng(list(own.devices)):
-            fault = self._fault_at_scales()
+            fault = self._fault_at_scales() or self._fault_at_other_constants()
             if fault:
                 return fault
             if not self._is_affine_for_other_integers():
@@ -97,6 +97,20 @@ class Trial:
             return _OWN_BACKWARD
         if not all(self._keeps(scale, *runs[:2]) for scale in NOT_FINITE):
             return "it replaces what is infinite or not a number, which is all that is combined with it"
+        return ""
+
+    def _fault_at_other_constants(self) -> str:
+        """Of an operator that is not PyTorch's own and may do anything: at its real constants, and their negatives."""
+        own = self.experiment
+        for sign in (1, -1) if own.others and not is_of_pytorch(self.node.target) else ():
+            with own.at(own.real_constants(sign)):
+                try:
+                    made, _ = own.results(0, as_drawn)
+                    fault = self._fault_at_scales() if all(t.isfinite().all() for t in made) else ""
+                except Exception:  # not those
+                    continue
+            if fault:
+                return f"{fault}, for some values of its parameters or constants"
         return ""
 
     def _is_linear_backward(self, run: Run) -> bool:
@@ -140,18 +154,15 @@ class Trial:
         given = own.others
         if not any(not is_inexact(t) for pair in given.values() for t in tensors_of(pair[0])):
             return True
-        try:
-            for changed in INTEGERS[: 1 if own.devices else None]:
-                change = partial(integers_changed, changed)
-                own.others = {arg: tuple(map(change, pair)) for arg, pair in given.items()}  # pyright: ignore
+        for changed in INTEGERS[: 1 if own.devices else None]:
+            change = partial(integers_changed, changed)
+            with own.at({arg: tuple(map(change, pair)) for arg, pair in given.items()}):  # pyright: ignore
                 try:
                     (first, written), (second, _) = own.results(0, as_drawn), own.results(1, as_drawn)
                 except Exception:  # not those
                     continue
-                if not self._fitting(first, second, written):
-                    return False
-        finally:
-            own.others = given
+            if not self._fitting(first, second, written):
+                return False
         return True
 
     def _is_affine_for_many(self) -> bool:
