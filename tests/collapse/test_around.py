@@ -1,7 +1,7 @@
-"""What stands around a collapsed part: attention below it, DDP about it."""
+"""What stands around a collapsed part: attention below it, DDP about it, what traces it."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -60,3 +60,18 @@ def test_ddps_buckets_do_not_split_the_graph(rule: lb.Linear | lb.LocallyExact):
     assert "emit: 3 non-linearities" in str(fast)
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("trace", [torch.jit.trace, lambda model, x: torch.export.export(model, (x,))])
+def test_a_trace_is_made_of_the_model_itself(trace: Callable[[nn.Module, Tensor], object]):
+    fast, x = lb.collapse(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), always=True), torch.randn(20, 6)
+    fast(x)
+    with pytest.raises(lb.CollapseError, match=r"cannot be traced or exported; its model can.*fast\.model"):
+        trace(fast, x)
+    trace(fast.model, x)
+
+
+def test_tensors_without_values_are_refused():
+    fast = lb.collapse(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to("meta"), always=True)
+    with pytest.raises(lb.CollapseError, match="meta device"):
+        fast(torch.randn(20, 6, device="meta"))

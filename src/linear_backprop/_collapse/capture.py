@@ -141,6 +141,8 @@ class Captured:
         call.batch = len((floating or tensors)[0])
         if not call.batch:
             raise CollapseError(f"the batch is empty: got an input of shape {tuple((floating or tensors)[0].shape)}")
+        if any(x.is_meta for x in tensors):
+            raise CollapseError("the samples are on the meta device, and nothing can be proved without values")
         return [x for x in tensors if len(x) == call.batch]
 
     def _own_error(self, args: Any, kwargs: Any) -> Exception | None:

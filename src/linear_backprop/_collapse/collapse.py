@@ -186,6 +186,10 @@ class Collapsed(Sharing):
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.model(*args, **kwargs)
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise CollapseError(
+                "a collapsed model cannot be traced or exported; its model can, with the same outputs: fast.model"
+            )
         if transforms_active():
             raise CollapseError("a collapsed model does not run under torch.func or forward-mode AD: use lb.convert")
         return self._captured(*args, **kwargs)
