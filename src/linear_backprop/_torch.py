@@ -324,6 +324,11 @@ def is_bare(module: nn.Module) -> bool:
     return not (module._modules or module._parameters or module._buffers)
 
 
+def is_traced() -> bool:
+    """True while `torch.jit.trace` or `torch.export` records what is called."""
+    return bool(torch._C._get_tracing_state()) or torch.compiler.is_exporting()
+
+
 def is_compiled(module: nn.Module) -> bool:
     """True for what `torch.compile` makes of a module."""
     return hasattr(module, "_orig_mod")

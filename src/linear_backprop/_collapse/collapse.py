@@ -41,7 +41,7 @@ from .._errors import CollapseError, LinearBackpropError, require_module
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
-from .._torch import is_compiled, size_guards, transforms_active
+from .._torch import is_compiled, is_traced, size_guards, transforms_active
 from .accumulation import Accumulation
 from .analysis import Analysis
 from .capture import Captured, Invocation, Runner
@@ -186,7 +186,7 @@ class Collapsed(Sharing):
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.model(*args, **kwargs)
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if is_traced():
             raise CollapseError(
                 "a collapsed model cannot be traced or exported; its model can, with the same outputs: fast.model"
             )
