@@ -1,6 +1,7 @@
 """Collapse over several workers: two processes equal one on the union of their batches, and send aggregates alone."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ def worker(rank: int, folder: str) -> None:
     try:
         results = {kind: collapsed(kind, rank) for kind in RULES}
         results["ddp"] = ordinary(rank)
+        results["refusals"] = [str(refusal_of(run, rank)) for run in (other_outputs, other_micro_batches)]
         torch.save(results, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -69,6 +71,38 @@ def collapsed(kind: str, rank: int) -> dict:
     finally:
         dist.all_reduce = all_reduce
     return {"gradients": [p.grad for p in model.parameters()], "sent": sent}
+
+
+class Heads(nn.Module):
+    """Of the same width, so that sums for one would fit the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.heads = net(), nn.ModuleList(nn.Linear(C, 2).double() for _ in range(2))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        h = torch.relu(self.body(x))
+        return [head(h) for head in self.heads]
+
+
+def other_outputs(rank: int) -> None:
+    fast = lb.collapse(Heads(), process_group=dist.group.WORLD)
+    fast(batch()[0])[rank].sum().backward()
+
+
+def other_micro_batches(rank: int) -> None:
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(12, 3)).double()
+    fast = lb.collapse(nn.Sequential(model, nn.Tanh()), process_group=dist.group.WORLD)
+    with fast.accumulate():
+        for part in batch()[0].split(16 * (1 + rank)):
+            fast(part).sum().backward()
+
+
+def refusal_of(run: Callable[[int], None], rank: int) -> lb.CollapseError | None:
+    try:
+        return run(rank)
+    except lb.CollapseError as error:
+        return error
 
 
 def ordinary(rank: int) -> dict:
@@ -117,3 +151,9 @@ def test_what_is_sent(results: list[dict]):
     assert results[0]["linear"]["sent"] == 8 * ((C + 1) * (12 + 2 * WIDTH) + 2 * C + 1)
     assert results[0]["ddp"]["sent"] == 8 * sum(p.numel() for p in net().parameters())
     assert results[0]["ddp"]["sent"] > 20 * results[0]["linear"]["sent"]
+
+
+@pytest.mark.xdist_group("workers")
+def test_sums_for_other_outputs_are_refused_on_every_worker(results: list[dict]):
+    for got in results:
+        assert ["the workers' losses read different outputs" in refusal for refusal in got["refusals"]] == [True, True]

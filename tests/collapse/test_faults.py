@@ -305,6 +305,7 @@ def test_a_partial_collapse_is_pickled():
     assert fast.model[0].weight.grad is not None
 
 
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.LocallyExact()])
 @pytest.mark.parametrize(
     ("run", "reason"),
     [
@@ -318,10 +319,12 @@ def test_a_partial_collapse_is_pickled():
         (lambda fast, x: lb.collapse(nn.Sequential(fast, nn.Tanh())), "collapse it once"),
     ],
 )
-def test_transforms_and_nesting_are_refused(run: Callable[[nn.Module, Tensor], object], reason: str):
+def test_transforms_and_nesting_are_refused(
+    run: Callable[[nn.Module, Tensor], object], reason: str, rule: lb.Linear | lb.LocallyExact
+):
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     with pytest.raises(lb.CollapseError, match=reason):
-        run(lb.collapse(model, always=True), batch())
+        run(lb.collapse(model, rule, always=True), batch())
 
 
 def test_a_dispatch_mode_is_refused():

@@ -405,3 +405,21 @@ def test_the_chain_reaches_what_mixes_samples_below(chain: lb.Linear | lb.MeanLi
     slope = derivative.mean(0) if isinstance(chain, lb.MeanLinear) else 1.0
     chained = g * slope
     torch.testing.assert_close(model.below.weight.grad, (chained - chained.mean(0)).T @ x, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("compiled_first", [False, True])
+def test_convert_takes_a_model_that_is_compiled_before_or_after(compiled_first: bool):
+    torch.compiler.reset()
+    model = residual()
+    twin = copy.deepcopy(model)
+    x = torch.randn(N, 3, 8, 8, dtype=torch.float64)
+    lb.convert(twin, lb.LocallyExact())
+    expected = torch.autograd.grad(twin(x).square().sum(), twin.parameters())
+    if not compiled_first:
+        lb.convert(model, lb.LocallyExact())
+    compiled = torch.compile(model, backend="eager")
+    if compiled_first:
+        lb.convert(compiled, lb.LocallyExact())
+    for _ in range(2):
+        got = torch.autograd.grad(compiled(x).square().sum(), model.parameters())
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-15)

@@ -107,3 +107,28 @@ def test_the_last_output_may_be_watched():
     logits.retain_grad()
     logits.sum().backward()
     assert torch.equal(logits.grad, torch.ones(20, 2))
+
+
+def overlapping(s: Several, x: Tensor) -> tuple[Tensor, Tensor]:
+    y = s.a(x)
+    return y, y[:, :2]
+
+
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.LocallyExact()])
+@pytest.mark.parametrize("place", [0, 1])
+def test_outputs_that_share_their_memory_cannot_be_overwritten(rule: lb.Linear | lb.LocallyExact, place: int):
+    """Autograd would not see that the other one changes."""
+    fast, *_ = made(overlapping, rule)
+    with pytest.raises(RuntimeError, match="is a view and is being modified inplace"):
+        fast(batch())[place].mul_(2)
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_an_output_under_locally_exact_may_be_overwritten(always: bool):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    found = []
+    for double in (lambda y: y.mul_(2), lambda y: y * 2):
+        fast = lb.collapse(model, lb.LocallyExact(), always=always)
+        found.append(torch.autograd.grad(double(fast(batch())).square().sum(), list(model.parameters())))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-15)

@@ -276,6 +276,13 @@ def test_torchscript_is_listed_as_out_of_reach():
     assert [site.reason.split(":")[0] for site in conversion.unchanged] == ["TorchScript"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_copy_of_a_scripted_model_is_refused_as_such():
+    model = copy.deepcopy(torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.ReLU())))
+    with pytest.raises(lb.ConversionError, match="TorchScript: its code cannot be reached"):
+        lb.convert(model, lb.LocallyExact())
+
+
 class Layers(nn.Module):
     """Layers that are not elementwise, as modules and called, and some that no rule governs."""
 

@@ -112,10 +112,13 @@ class Accumulation:
 
         Raises:
             LinearBackpropError: There are none.
+            CollapseError: Other workers have others.
             RuntimeError: A parameter was modified since its micro-batches ran, or by a hook on another one.
         """
         if not self._groups:
             raise LinearBackpropError("no backward pass ran inside accumulate(); call loss.backward() in it")
+        first = self._groups[0]
+        first.step.require_same_outputs([group.wanted for group in self._groups], first.total.rows.device)
         sums: dict[Tensor, Tensor] = {}
         alone = len(self._groups) == 1 and _are_apart(self._groups[0].step.connected)
 

@@ -74,6 +74,8 @@ class Captured:
         Raises:
             CollapseError: Dynamo cannot follow the function, or `prepare` refuses its graph.
         """
+        if torch.compiler.is_dynamo_compiling():  # the graph of what calls it: not to be followed into this one
+            return torch.compiler.disable(self.__call__)(*args, **kwargs)
         call = Invocation(self.prepare, self._runners)
         if self.samples:
             given = self._samples(call, args, kwargs)

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .._errors import CollapseError
-from .._torch import graph_is_kept
+from .._torch import graph_is_kept, is_batched
 from .cutting import Cut, Cutter, begin, gradients, separate
+from .graph import outputs_apart
 from .maps import Maps
 from .workers import averaged
 
@@ -69,7 +70,7 @@ def run_cut(
         maps,
         group,
     )
-    connected = _Local.apply(step, len(outputs), *[y.detach() for y in outputs], *[inputs[i] for i in places])
+    connected = _Local.apply(step, outputs_apart(outputs), *[inputs[i] for i in places])
     for i, y in zip(differentiable, connected, strict=True):
         results[i] = y
     return results
@@ -202,11 +203,11 @@ def _device(g: Sequence[Tensor | None]) -> torch.device:
 
 class _Local(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, step: _Pass, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.step, ctx.count = step, count
+    def forward(ctx: Any, step: _Pass, outputs: list[Tensor], *sources: Tensor) -> tuple[Tensor, ...]:
+        ctx.step = step
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors[count:])  # autograd sees to it that none of them changes
-        return tuple(y.view_as(y) for y in tensors[:count])
+        ctx.save_for_backward(*sources)  # autograd sees to it that none of them changes
+        return tuple(outputs)  # which whoever called may overwrite
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -216,5 +217,7 @@ class _Local(torch.autograd.Function):
         kept = graph_is_kept()
         sources: tuple[Tensor, ...] = ctx.saved_tensors
         if all(each is None for each in g):
-            return (None,) * (2 + ctx.count + len(sources))
-        return None, None, *[None] * ctx.count, *step.gradients(g, kept)
+            return (None,) * (2 + len(sources))
+        if step.maps is not None and any(is_batched(each) for each in g if each is not None):
+            raise CollapseError("the collapsed backward pass takes one cotangent at a time (is_grads_batched=False)")
+        return None, None, *step.gradients(g, kept)

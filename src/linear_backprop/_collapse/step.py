@@ -15,9 +15,10 @@ from .._errors import CollapseError
 from .._torch import graph_is_kept, is_batched
 from .aggregates import Aggregates
 from .gradients import Autocast, Gradients, Noted, Receive, Wanted
+from .graph import outputs_apart
 from .layout import Form, in_memory_order, memory_order
 from .plan import Plan
-from .workers import averaged
+from .workers import averaged, require_same_outputs
 
 if TYPE_CHECKING:
     from .accumulation import Accumulation
@@ -132,6 +133,15 @@ class Step:
                     f"Use lb.convert, or collapse only what lies above it (`where=`)"
                 )
 
+    def require_same_outputs(self, passes: Sequence[Wanted], device: torch.device) -> None:
+        """Refuse backward passes of other outputs than those of the other workers.
+
+        Raises:
+            CollapseError: On every worker.
+        """
+        if self.group is not None:
+            require_same_outputs([each.outputs for each in passes], self.group, device)
+
     def over_workers(self, total: Aggregates) -> Aggregates:
         """The sums over all workers, where there are several."""
         return total if self.group is None else total.over(self.group)
@@ -211,12 +221,13 @@ def connect(step: Step, values: dict[fx.Node, Any], accumulation: Accumulation |
     if accumulation is not None:  # what made the leaves has its turn when the accumulation is finished
         leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
     sources = list(zip([*plan.samples, *plan.leaves], [*samples, *leaves], strict=True))
+    apart = outputs_apart([values[n] for n in plan.outputs])
     for component in plan.components:
         given = [z if n in component.sources else None for n, z in sources]
         if not any(z is not None and z.requires_grad for z in given):
             continue
         step.waiting += 1
-        outputs = [values[n].detach() if n in component.outputs else None for n in plan.outputs]
+        outputs = [y if n in component.outputs else None for n, y in zip(plan.outputs, apart, strict=True)]
         made = _Collapsed.apply(step, accumulation, outputs, *given)
         values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in component.outputs})
         step.inner += [(ref(values[n]), n) for n in plan.outputs if n in plan.inner and n in component.outputs]
@@ -256,6 +267,8 @@ class _Collapsed(torch.autograd.Function):
         if ctx.accumulation is not None:
             ctx.accumulation.take(step, wanted, total)
             return (*nothing, *[None] * len(sources))
+        if len(g) > 1:
+            step.require_same_outputs([wanted], total.rows.device)
         total = step.over_workers(total)
         found: dict[int, Tensor] = {}
         step.find(wanted, total, found.__setitem__)

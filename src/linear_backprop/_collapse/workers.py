@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .._errors import CollapseError
 
 
 def summed(parts: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
@@ -22,3 +25,25 @@ def summed(parts: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
 def averaged(parts: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
     """Every part's mean over the workers, in one message."""
     return [total / dist.get_world_size(group) for total in summed(parts, group)]
+
+
+def require_same_outputs(received: Sequence[Sequence[bool]], group: dist.ProcessGroup, device: torch.device) -> None:
+    """Refuse backward passes of other outputs, whose sums would be taken for one another or not fit.
+
+    Args:
+        received: Which outputs received a cotangent, in each backward pass to be summed.
+        group: The workers.
+        device: Where they communicate.
+
+    Raises:
+        CollapseError: On every worker.
+    """
+    mark = crc32(repr([[*each] for each in received]).encode())
+    largest = torch.tensor([mark, -mark], device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+    if largest.sum().item():
+        raise CollapseError(
+            "the workers' losses read different outputs of the model, in another order, or a different number of "
+            "micro-batches with weights made anew in each (a parametrization): let all read the same; "
+            "`+ 0 * output.sum()` reads one"
+        )

@@ -250,7 +250,7 @@ class WrittenOutPatch(Patch):
 
 def _written_in(cls: type[nn.Module]) -> str:
     """The module that the class's `forward` was written in; "" where that is not known, as of a traced one."""
-    return getattr(cls.forward, "__module__", None) or ""
+    return getattr(getattr(cls, "forward", None), "__module__", None) or ""
 
 
 def patch_of(module: nn.Module) -> Patch | None:
