@@ -68,7 +68,7 @@ class DeepLift:
             target: The output that is explained: None where the model has one per sample, a class, an index tuple, or
                 one for each sample.
             additional_forward_args: The model's further arguments; tensors of the batch's length go with the baselines,
-                too.
+                too, while those in lists and dicts are handed on as they are.
             return_convergence_delta: True for the deltas beside the attributions.
 
         Returns:
