@@ -341,9 +341,12 @@ def test_images_and_labels_that_do_not_fit_are_refused(x, y, message: str):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"eps": -0.1}, "eps must be 0 or more and finite, got -0.1"),
-        ({"alpha": torch.nan}, "alpha must be 0 or more and finite, got nan"),
-        ({"momentum": -1.0}, "momentum must be 0 or more"),
+        ({"eps": -0.1}, "eps must be a number, 0 or more and finite, got -0.1"),
+        ({"eps": 8}, "eps must be 1 at most, as images lie in .* got 8; divide by 255"),
+        ({"eps": [4 / 255, 8 / 255]}, r"eps must be a number, .* got \[0.01"),
+        ({"alpha": 2.0}, "alpha must be 1 at most"),
+        ({"alpha": torch.nan}, "alpha must be a number, 0 or more and finite, got nan"),
+        ({"momentum": -1.0}, "momentum must be a number, 0 or more"),
         ({"steps": -1}, "steps must be a whole number, 0 or more, got -1"),
         ({"steps": 2.5}, "steps must be a whole number"),
         ({"where": "features.*"}, "where selects what follows a rule"),
@@ -361,6 +364,8 @@ def test_settings_that_do_not_fit_are_refused_at_once(settings, message: str):
 def test_a_name_that_does_not_exist_is_refused_at_once(attack):
     with pytest.raises(lb.LinearBackpropError, match=r"after\('layer3.0'\): the model has no such module; .*features"):
         attack(vgg(), after="layer3.0")
+    with pytest.raises(lb.LinearBackpropError, match=r"after takes a module's path, .* got 2"):
+        attack(vgg(), after=2)
     with pytest.raises(lb.LinearBackpropError, match="an attack needs a module, got <built-in"):
         attack(torch.relu, after="layer3.0")
 
@@ -389,9 +394,11 @@ def test_models_that_cannot_be_attacked_are_refused():
             return self.output(self.inner(x))
 
     for output, message in [
-        (lambda h: (h, h), "must return logits of shape .*N = 6 images, got <class 'tuple'>"),
-        (lambda h: h.sum(1), r"got shape \(6,\)"),
-        (lambda h: h[:3], r"got shape \(3, 5\)"),
+        (lambda h: (h, h), "must return real logits of shape .*N = 6 images, got <class 'tuple'>"),
+        (lambda h: h.sum(1), r"got torch.float64, shape \(6,\)"),
+        (lambda h: h[:3], r"got torch.float64, shape \(3, 5\)"),
+        (torch.fft.fft, r"got torch.complex128, shape \(6, 5\)"),
+        (lambda h: h[:, :1], r"two classes or more, got shape \(6, 1\): .* the two logits \(0, z\)"),
         (lambda h: h.detach(), "does not depend on the images"),
         (lambda h: h / 0, "the gradient of the loss is not finite"),
     ]:

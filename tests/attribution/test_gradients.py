@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import Deconvolution as CaptumDeconvolution
@@ -10,7 +11,8 @@ from networks import images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linear_backprop.attribution import Deconvolution, GuidedBackprop
+import linear_backprop as lb
+from linear_backprop.attribution import Deconvolution, DeepLift, GuidedBackprop
 
 by_method = pytest.mark.parametrize(
     ("ours", "theirs"), [(GuidedBackprop, CaptumGuidedBackprop), (Deconvolution, CaptumDeconvolution)]
@@ -86,3 +88,92 @@ def test_tuples_and_further_arguments(ours, theirs):
     x, y = torch.ones(2, 3), torch.ones(2, 3)
     got = ours(Two()).attribute((x, y), additional_forward_args=3.0)
     assert [each.unique().tolist() for each in got] == [[3.0], [1.0]]
+
+
+class SwishInAFunction(torch.autograd.Function):
+    """An activation with a backward pass of its own."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor) -> Tensor:
+        ctx.save_for_backward(a)
+        return a * a.sigmoid()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        return g * ctx.saved_tensors[0].sigmoid()
+
+
+class Hidden(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return SwishInAFunction.apply(x)
+
+
+@by_method
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.jit.script(nn.ReLU()), r"RecursiveScriptModule \(TorchScript: its code cannot be reached"),
+        (Hidden, r"sigmoid \(ran where autograd records nothing"),
+    ],
+)
+def test_so_is_what_cannot_be_reached(ours, theirs, make, message: str):
+    with pytest.warns(UserWarning, match=message) as caught:
+        ours(nn.Sequential(nn.Linear(4, 4), make())).attribute(torch.randn(3, 4), target=0)
+    assert [each.filename for each in caught if each.category is UserWarning] == [__file__]
+
+
+METHODS = pytest.mark.parametrize("method", [DeepLift, GuidedBackprop, Deconvolution])
+
+
+@METHODS
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([[1], [2], [0]]), r"target must be .* got a tensor of torch.int64, shape \(3, 1\)"),
+        ([[1], [2], [0]], r"target must be .* got \[\[1\], \[2\], \[0\]\]"),
+        (np.array([1, 2, 0]), r"target must be .* got array\(\[1, 2, 0\]\)"),
+        (torch.tensor([1.0, 2.0, 0.0]), "target must be .* got a tensor of torch.float32"),
+        (torch.tensor(1.7), "target must be .* all of integers"),
+        (5, r"target \(5,\) lies outside the outputs of a sample, shape \(5,\)"),
+        ([0, 1], "got 2 targets for 3 samples"),
+        ([], "got 0 targets for 3 samples"),
+    ],
+)
+def test_a_target_in_no_form_is_refused(method, target, message: str):
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5))
+    with pytest.raises(lb.LinearBackpropError, match=message):
+        method(model).attribute(torch.randn(3, 4), target=target)
+
+
+@METHODS
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda h: h.sum(0, keepdim=True), r"a tensor of shape \(1, 4\) for [36] samples; put the batch first"),
+        (lambda h: h.reshape(-1, 2), r"a tensor of shape \((6|12), 2\) for [36] samples; put the batch first"),
+        (lambda h: h.sum(), r"a tensor of shape \(\) for [36] samples"),
+        (lambda h: torch.fft.fft(h), "torch.complex64, .* not a real tensor"),
+        (lambda h: [h], "the model returns a value of type list, not a real tensor"),
+    ],
+)
+def test_outputs_that_are_not_of_the_samples_are_refused(method, made, message: str):
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return made(F.relu(x))
+
+    with pytest.raises(lb.LinearBackpropError, match=message):
+        method(Net()).attribute(torch.randn(3, 4), target=0)
+
+
+@METHODS
+def test_in_inference_mode_it_is_the_same(method):
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 5)), torch.randn(3, 4)
+    with torch.inference_mode():
+        got = method(model).attribute(x.clone(), target=1)
+    assert torch.equal(got, method(model).attribute(x, target=1)) and not got.is_inference()
+
+
+@METHODS
+def test_an_empty_batch_has_no_attributions(method):
+    assert method(nn.Sequential(nn.Linear(4, 5), nn.ReLU())).attribute(torch.randn(0, 4), target=1).shape == (0, 4)

@@ -210,6 +210,10 @@ def test_conversions_nest_and_the_latest_decides():
         first.remove()
     second.remove()
     assert torch.equal(slopes(model), linear)
+    whole = lb.convert(model)
+    with pytest.raises(lb.ConversionError, match="the model was converted again"):
+        first.remove()
+    whole.remove()
     first.remove()
     assert torch.equal(slopes(model), with_functional_rules(EXACT, EXACT, EXACT))
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import linear_backprop as lb
-from linear_backprop.diagnostics import gradient_alignment, saved_bytes
+from linear_backprop.diagnostics import collapse_error, gradient_alignment, saved_bytes
 
 
 def test_alignment_by_hand():
@@ -65,6 +65,30 @@ def test_a_conversion_does_not_count_for_alignment():
     lb.convert(model, lb.PreActivation())
     lb.convert(model, lb.Linear())
     assert gradient_alignment(model, lb.Linear(), x) == expected
+
+
+class WritesIntoItsInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.below = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return torch.tanh(self.below(x["x"].mul_(2)))
+
+
+def test_a_model_that_writes_into_its_input_is_compared_on_one_batch():
+    model, x = WritesIntoItsInput().double(), torch.randn(4, 3, dtype=torch.float64)
+    before = x.clone()
+    assert gradient_alignment(model, lb.Exact(), ({"x": x},)).norm_ratio == 1
+    assert collapse_error(model, ({"x": x},)) < 1e-12
+    assert torch.equal(x, before)
+
+
+def test_in_inference_mode_the_gradients_are_the_same():
+    model, x = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), torch.randn(4, 3)
+    with torch.inference_mode():
+        assert gradient_alignment(model, lb.Linear(), x.clone()) == gradient_alignment(model, lb.Linear(), x)
+        assert collapse_error(model, x.clone()) < 1e-4
 
 
 def test_saved_bytes_by_hand():

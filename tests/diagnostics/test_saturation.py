@@ -66,3 +66,21 @@ def test_alignment_gives_the_norms_of_both_gradients():
     model[0].weight.data.fill_(1.5)
     result = gradient_alignment(model, lb.Linear(), torch.full((1, 1), 2.0, dtype=torch.float64), lambda y: y.sum())
     assert result.norms == {"0.weight": (pytest.approx(2.0), pytest.approx(2 * (1 - math.tanh(3) ** 2)))}
+
+
+def test_an_activation_called_by_its_argument_s_name_counts():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.activation = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.activation(input=x)
+
+    assert saturation(Named(), torch.tensor([-1.0, 1.0, 2.0, 3.0])) == {"activation": 0.25}
+
+
+def test_in_inference_mode_it_is_the_same():
+    model, x = nn.Sequential(nn.Tanh()), torch.tensor([0.0, 3.0])
+    with torch.inference_mode():
+        assert saturation(model, x.clone()) == {"0": 0.5}

@@ -81,9 +81,9 @@ def remove_all(patches: list[Patch]) -> None:
     """
     for patch in patches:
         if patch_of(patch.module) is not patch:
+            which = f"module {patch.path!r}" if patch.path else "the model"
             raise ConversionError(
-                f"module {patch.path!r} was converted again, or its forward replaced, after this "
-                f"conversion; remove that first"
+                f"{which} was converted again, or its forward replaced, after this conversion; remove that first"
             )
     while patches:
         patch = patches.pop()

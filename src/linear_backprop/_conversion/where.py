@@ -60,11 +60,16 @@ def after(path: str) -> After:
     Args:
         path: A module's path as `named_modules` gives it, such as "features.23".
 
+    Raises:
+        LinearBackpropError: `path` is no text.
+
     Examples:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Tanh())
         >>> [site.path for site in lb.convert(model, where=lb.after("1")).changed]
         ['3']
     """
+    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LinearBackpropError(f'after takes a module\'s path, as in after("features.23"); got {described(path)}')
     return After(path)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, described
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -21,8 +22,11 @@ def require_model(model: object) -> None:
 def require_settings(eps: float, alpha: float, steps: int, momentum: float) -> None:
     """Refuse sizes that are none."""
     for name, value in (("eps", eps), ("alpha", alpha), ("momentum", momentum)):
-        if not 0 <= value < math.inf:
-            raise LinearBackpropError(f"{name} must be 0 or more and finite, got {value}")
+        if not isinstance(value, Real) or not 0 <= value < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LinearBackpropError(f"{name} must be a number, 0 or more and finite, got {described(value)}")
+    for name, value in (("eps", eps), ("alpha", alpha)):
+        if value > 1:
+            raise LinearBackpropError(f"{name} must be 1 at most, as images lie in [0, 1], got {value}; divide by 255")
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LinearBackpropError(f"steps must be a whole number, 0 or more, got {steps!r}")
 
@@ -65,11 +69,16 @@ def require_labels(labels: object, images: Tensor) -> Tensor:
 
 def require_logits(logits: object, labels: Tensor) -> Tensor:
     """The model's output for the batch, in float32 at least."""
-    if not (isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(labels)):
-        given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else repr(type(logits))
+    if not (isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(labels)) or logits.is_complex():
+        given = f"{logits.dtype}, shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else repr(type(logits))
         raise LinearBackpropError(
-            f"the model must return logits of shape (N, classes) for N = {len(labels)} images, got {given}; wrap it in "
-            f"one that does"
+            f"the model must return real logits of shape (N, classes) for N = {len(labels)} images, got {given}; wrap "
+            f"it in one that does"
+        )
+    if logits.shape[1] < 2:
+        raise LinearBackpropError(
+            f"the model must return logits of two classes or more, got shape {tuple(logits.shape)}: one class has a "
+            f"loss of 0 everywhere; return a single logit z as the two logits (0, z)"
         )
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -53,7 +53,8 @@ class IterativeFGSM:
         momentum: The decay of the sum of earlier gradients; MI-FGSM's is 1.
         random_start: True to start anywhere within eps.
         targeted: True where labels are the classes to reach.
-        rule: As in `convert`; None leaves the model's backward pass as it is, which may be under a conversion already.
+        rule: As in `convert`; None leaves the model's backward pass as it is, which may be under a conversion already;
+            with `layers` it is `Exact`.
         where: As in `convert`.
         layers: As in `convert`.
         generator: Of the random start; None for PyTorch's own.

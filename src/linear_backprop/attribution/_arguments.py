@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, described
 
 Tensors = Tensor | tuple[Tensor, ...]
 Baselines = Tensor | int | float | tuple[Tensor | int | float, ...] | None
@@ -28,7 +30,8 @@ def as_tuple(inputs: Tensors) -> tuple[Tensor, ...]:
                 f"attribute to an embedding of what is not, and pass the rest as additional_forward_args"
             )
     if len({len(each) for each in tensors}) != 1:
-        raise LinearBackpropError(f"inputs differ in their batch: {[tuple(each.shape) for each in tensors]}")
+        shapes = [tuple(each.shape) for each in tensors]
+        raise LinearBackpropError(f"inputs differ in their batch: {shapes}" if shapes else "inputs is an empty tuple")
     return tensors
 
 
@@ -45,9 +48,11 @@ def baselines_of(inputs: tuple[Tensor, ...], baselines: Baselines) -> tuple[Tens
 
 
 def _baseline(x: Tensor, baseline: Tensor | int | float) -> Tensor:
-    if not isinstance(baseline, Tensor):
-        return torch.full_like(x, baseline)
-    if baseline.shape[1:] != x.shape[1:] or len(baseline) not in (1, len(x)):
+    if isinstance(baseline, Real):
+        return torch.full_like(x, float(baseline))
+    if not isinstance(baseline, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LinearBackpropError(f"a baseline is a tensor, a number or None, got {_described(baseline)}")
+    if not baseline.dim() or baseline.shape[1:] != x.shape[1:] or len(baseline) not in (1, len(x)):
         raise LinearBackpropError(
             f"a baseline has the shape of its input, {tuple(x.shape)}, or that of one sample, {(1, *x.shape[1:])}; "
             f"got {tuple(baseline.shape)}"
@@ -68,40 +73,66 @@ def doubled(arguments: tuple[Any, ...], samples: int) -> tuple[Any, ...]:
     )
 
 
-def selected(outputs: Any, target: Target) -> Tensor:
+def targets_of(target: Target, samples: int) -> list[tuple[int, ...]] | None:
+    """An index tuple for each sample; None where there is one output per sample.
+
+    Raises:
+        LinearBackpropError: It is in none of captum's forms, or for another number of samples.
+    """
+    if target is None:
+        return None
+    given: Any = target
+    if isinstance(target, Tensor):
+        given = target.item() if target.numel() == 1 else target.tolist()
+    each: list[Any] = given if isinstance(given, list) else [given] * samples
+    if len(each) != samples:
+        raise LinearBackpropError(f"got {len(each)} targets for {samples} samples; give one for all or one for each")
+    try:
+        return [tuple(map(index, one if isinstance(one, tuple) else (one,))) for one in each]
+    except TypeError as error:
+        raise LinearBackpropError(
+            f"target must be a class, an index tuple, or a list or a tensor of shape ({samples},) of one for each "
+            f"sample, all of integers, got {_described(target)}"
+        ) from error
+
+
+def selected(outputs: Any, targets: list[tuple[int, ...]] | None, samples: int) -> Tensor:
     """The one output of every sample that is explained, shape (samples,).
 
     Args:
         outputs: Shape (samples, ...).
-        target: None where there is one output per sample; a class or an index tuple for all samples; or a list or
-            tensor of one for each.
+        targets: The index tuple of each sample's; None where there is one output per sample.
+        samples: How many the model was given.
 
     Raises:
-        LinearBackpropError: The model returns no tensor, or the target does not choose one output per sample.
+        LinearBackpropError: The model returns no real tensor with the batch first, or the targets do not choose one
+            output per sample.
     """
-    if not isinstance(outputs, Tensor):
-        raise LinearBackpropError(f"the model returns {_described(outputs)}, not a tensor; wrap it in one that does")
-    samples = len(outputs)
-    if target is None:
+    if not isinstance(outputs, Tensor) or outputs.is_complex():
+        raise LinearBackpropError(
+            f"the model returns {_described(outputs)}, not a real tensor; wrap it in one that does"
+        )
+    shape = tuple(outputs.shape)
+    if shape[:1] != (samples,):
+        raise LinearBackpropError(
+            f"the model returns a tensor of shape {shape} for {samples} samples; put the batch first"
+        )
+    if targets is None:
         if outputs.numel() != samples:
             raise LinearBackpropError(
-                f"target=None needs one output per sample, got outputs of shape {tuple(outputs.shape)}; give a target"
+                f"target=None needs one output per sample, got outputs of shape {shape}; give a target"
             )
         return outputs.reshape(samples)
-    if isinstance(target, Tensor):
-        target = target.tolist() if target.numel() > 1 else int(target.item())
-    each = target if isinstance(target, list) else [target] * samples
-    if len(each) != samples:
-        raise LinearBackpropError(f"got {len(each)} targets for {samples} samples; give one for all or one for each")
-    indices = [index if isinstance(index, tuple) else (index,) for index in each]
-    if {len(index) for index in indices} != {outputs.dim() - 1}:
-        raise LinearBackpropError(
-            f"a target has one index for each dimension of outputs after the first, got {target!r} for outputs of "
-            f"shape {tuple(outputs.shape)}"
-        )
-    rows = torch.arange(samples, device=outputs.device)
-    columns = (torch.tensor(column, device=outputs.device) for column in zip(*indices, strict=True))
-    return outputs[(rows, *columns)]
+    for one in targets:
+        if len(one) != len(shape) - 1:
+            raise LinearBackpropError(
+                f"a target has one index for each dimension of outputs after the first, got {one} for outputs of shape "
+                f"{shape}"
+            )
+        if not all(-size <= place < size for place, size in zip(one, shape[1:], strict=True)):
+            raise LinearBackpropError(f"target {one} lies outside the outputs of a sample, shape {shape[1:]}")
+    places = torch.tensor(targets, dtype=torch.int64, device=outputs.device).reshape(samples, len(shape) - 1)
+    return outputs[(torch.arange(samples, device=outputs.device), *places.unbind(1))]
 
 
 def like(inputs: Tensors, attributions: tuple[Tensor, ...]) -> Tensors:
@@ -110,4 +141,4 @@ def like(inputs: Tensors, attributions: tuple[Tensor, ...]) -> Tensors:
 
 
 def _described(value: object) -> str:
-    return f"a tensor of {value.dtype}, shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(type(value))
+    return f"a tensor of {value.dtype}, shape {tuple(value.shape)}" if isinstance(value, Tensor) else described(value)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._rules.attribution import Rescale
 from .._rules.rescaled_maximum import RescaledMaximum
-from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doubled, further, like
+from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doubled, further, like, targets_of
 from ._ruled import RuledPass, gradients, leaves_of
 
 _UNNAMED = (
@@ -51,6 +51,7 @@ class DeepLift:
         self._pass = RuledPass(model, Rescale(eps), (RescaledMaximum(eps),))
         self._warned = False
 
+    @torch.inference_mode(False)
     def attribute(
         self,
         inputs: Tensors,
@@ -67,7 +68,7 @@ class DeepLift:
             target: The output that is explained: None where the model has one per sample, a class, an index tuple, or
                 one for each sample.
             additional_forward_args: The model's further arguments; tensors of the batch's length go with the baselines,
-                too.
+                too, while those in lists and dicts are handed on as they are.
             return_convergence_delta: True for the deltas beside the attributions.
 
         Returns:
@@ -79,9 +80,10 @@ class DeepLift:
         """
         given = as_tuple(inputs)
         samples = len(given[0])
+        targets = targets_of(target, samples)
         leaves = leaves_of(tuple(torch.cat(pair) for pair in zip(given, baselines_of(given, baselines), strict=True)))
         arguments = doubled(further(additional_forward_args), samples)
-        chosen = self._pass.outputs(leaves, arguments, _for_both(target, samples))
+        chosen = self._pass.outputs(leaves, arguments, targets and targets * 2)
         multipliers = tuple(each[:samples] for each in gradients(chosen, leaves, explained=samples))
         with torch.no_grad():
             contributions = tuple(m * (x[:samples] - x[samples:]) for m, x in zip(multipliers, leaves, strict=True))
@@ -92,24 +94,19 @@ class DeepLift:
 
     def _warn_once(self, delta: Tensor, chosen: Tensor, contributions: tuple[Tensor, ...]) -> None:
         """Say by how much the sums are off, and what may be why, where rounding is not."""
+        if self._warned or not len(delta):
+            return
         left, off = self._pass.left_alone(), delta.abs().max().item()
         size = max(chosen.abs().max().item(), *(x.abs().sum().item() / len(delta) for x in contributions))
         by_rounding = torch.finfo(delta.dtype).eps ** 0.5 * size
-        if self._warned or not (left or off > by_rounding):
+        if not (left or off > by_rounding):
             return
         self._warned = True
         why = ", ".join(left) or _UNNAMED
         warnings.warn(
             f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}",
-            stacklevel=3,
+            stacklevel=4,  # its caller's, by way of `attribute` and its decorator
         )
-
-
-def _for_both(target: Target, samples: int) -> Any:
-    """The target of inputs and baselines."""
-    if isinstance(target, Tensor) and target.numel() == samples and target.dim():
-        return target.tolist() * 2
-    return [*target, *target] if isinstance(target, list) else target
 
 
 def _sums(contributions: tuple[Tensor, ...]) -> Tensor:

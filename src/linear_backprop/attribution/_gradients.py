@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from .._rules import attribution as rules
 from .._rules.rule import BackwardRule
-from ._arguments import Target, Tensors, as_tuple, further, like
+from ._arguments import Target, Tensors, as_tuple, further, like, targets_of
 from ._ruled import RuledPass, gradients, leaves_of
 
 
@@ -22,6 +23,7 @@ class _GradientUnderARule:
         self._pass = RuledPass(model, self.rule)
         self._warned = False
 
+    @torch.inference_mode(False)
     def attribute(self, inputs: Tensors, target: Target = None, additional_forward_args: Any = None) -> Any:
         """The attributions, in the structure of the inputs.
 
@@ -36,12 +38,12 @@ class _GradientUnderARule:
         """
         given = as_tuple(inputs)
         leaves = leaves_of(given)
-        chosen = self._pass.outputs(leaves, further(additional_forward_args), target)
+        chosen = self._pass.outputs(leaves, further(additional_forward_args), targets_of(target, len(given[0])))
         attributions = gradients(chosen, leaves, explained=len(given[0]))
         left = self._pass.left_alone()
         if left and not self._warned:
             self._warned = True
-            warnings.warn(f"kept its own gradient: {', '.join(left)}", stacklevel=2)
+            warnings.warn(f"kept its own gradient: {', '.join(left)}", stacklevel=3)
         return like(inputs, attributions)
 
 
@@ -51,7 +53,7 @@ class GuidedBackprop(_GradientUnderARule):
     captum's is for `nn.ReLU` modules alone; on these the numbers are the same. Source: Springenberg et al. (2015).
 
     Args:
-        model: Any module; left as it is, gradients included.
+        model: Any module, in eval mode; left as it is, gradients included.
 
     Raises:
         LinearBackpropError: `model` is no module.
@@ -71,7 +73,7 @@ class Deconvolution(_GradientUnderARule):
     captum's is for `nn.ReLU` modules alone; on these the numbers are the same. Source: Zeiler and Fergus (2014).
 
     Args:
-        model: Any module; left as it is, gradients included.
+        model: Any module, in eval mode; left as it is, gradients included.
 
     Raises:
         LinearBackpropError: `model` is no module.

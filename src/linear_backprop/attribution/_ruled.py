@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._conversion.block import RuleMode
-from .._conversion.classify import classify_function
+from .._conversion.classify import Kind, classify, classify_function, is_scripted
 from .._conversion.patch import is_converted
+from .._conversion.report import NOT_RECORDED
 from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function
-from ._arguments import Target, selected
+from .._torch import Function, is_recorded
+from ._arguments import selected
 
 
 class RuledPass:
@@ -35,9 +36,11 @@ class RuledPass:
         if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LinearBackpropError(f"attribution needs a module, got {model!r}")
         self.model, self.rule, self.layers = model, rule, layers
-        self._called: dict[Function, None] = {}
+        self._called: dict[Function, bool] = {}  # False where autograd recorded nothing
 
-    def outputs(self, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], target: Target) -> Tensor:
+    def outputs(
+        self, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], targets: list[tuple[int, ...]] | None
+    ) -> Tensor:
         """The one output of every sample that is explained, differentiable by the inputs."""
         if is_converted(self.model):
             raise LinearBackpropError(
@@ -47,25 +50,30 @@ class RuledPass:
             # Copies, lest a model whose first operation is in place writes into a leaf.
             outputs = self.model(*(x.clone() for x in inputs), *arguments)
         with torch.enable_grad():
-            return selected(outputs, target)
+            return selected(outputs, targets, len(inputs[0]))
 
     def left_alone(self) -> list[str]:
         """What the model called, or holds, that kept its own gradient, each with the reason."""
-        found: dict[str, str] = {}
-        for function in self._called:
+        scripted = filter(is_scripted, self.model.modules())
+        found = {type(module).__name__: classify(module, self.layers).reason for module in scripted}
+        for function, recorded in self._called.items():
             advice = left_alone(FUNCTIONS.get(function), layers=True)
-            reason = advice.reason if advice else classify_function(function, self.layers).reason
+            classified = classify_function(function, self.layers)
+            reason = advice.reason if advice else classified.reason
+            if not reason and classified.kind is Kind.ACTIVATION and not recorded:
+                reason = NOT_RECORDED
             if reason:
                 found.setdefault(function.__name__, reason)
         return [f"{name} ({reason})" for name, reason in found.items()]
 
     def _observe(self, function: Function) -> None:
-        self._called[function] = None
+        self._called[function] = self._called.get(function, True) and is_recorded()
 
 
 def leaves_of(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The inputs as leaves of a graph of their own."""
-    return tuple(x.detach().requires_grad_() for x in inputs)
+    # A tensor made in inference mode can be no leaf.
+    return tuple((x.clone() if x.is_inference() else x.detach()).requires_grad_() for x in inputs)
 
 
 def gradients(chosen: Tensor, leaves: tuple[Tensor, ...], explained: int) -> tuple[Tensor, ...]:

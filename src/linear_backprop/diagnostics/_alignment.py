@@ -33,6 +33,7 @@ class Alignment:
     norms: dict[str, tuple[float, float]]
 
 
+@torch.inference_mode(False)
 def gradient_alignment(
     model: nn.Module,
     rule: BackwardRule,

@@ -18,6 +18,7 @@ from .._rules.rule import LayerRule
 from ._gradients import LossFn, gradients_of
 
 
+@torch.inference_mode(False)
 def collapse_error(
     model: nn.Module,
     inputs: Tensor | tuple[Any, ...],

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from .._errors import LinearBackpropError, described
 
 
 def arguments_of(inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
-    """A model's arguments; a tensor is the only one.
+    """Copies of a model's arguments, lest it write into them; a tensor is the only one.
 
     Raises:
         LinearBackpropError: `inputs` is neither a tensor nor a tuple, or a tensor in it is empty.
@@ -24,4 +25,4 @@ def arguments_of(inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
     for each in arguments:
         if isinstance(each, Tensor) and each.numel() == 0:
             raise LinearBackpropError(f"the batch is empty: got an input of shape {tuple(each.shape)}")
-    return arguments
+    return tree_map_only(Tensor, Tensor.clone, arguments)

@@ -13,6 +13,7 @@ from .._torch import unseen_by_modes
 from ._inputs import arguments_of
 
 
+@torch.inference_mode(False)
 def saturation(model: nn.Module, inputs: Tensor | tuple[Any, ...], threshold: float = 0.1) -> dict[str, float]:
     """The share of an activation layer's elements that are saturated, |f'(a)| < threshold, by its path.
 
@@ -35,8 +36,8 @@ def saturation(model: nn.Module, inputs: Tensor | tuple[Any, ...], threshold: fl
     counts: dict[str, tuple[Tensor, int]] = {}
 
     def hook(path: str) -> Any:
-        def count(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            flat = _slope(module, arguments[0]).abs()
+        def count(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            flat = _slope(module, arguments[0] if arguments else keywords["input"]).abs()
             passing = (flat >= threshold).sum()
             before, elements = counts.get(path, (torch.zeros_like(passing), 0))
             counts[path] = (before + passing, elements + flat.numel())
@@ -44,7 +45,7 @@ def saturation(model: nn.Module, inputs: Tensor | tuple[Any, ...], threshold: fl
         return count
 
     handles = [
-        module.register_forward_pre_hook(hook(path))
+        module.register_forward_pre_hook(hook(path), with_kwargs=True)
         for path, module in model.named_modules()
         if isinstance(module, tuple(MODULES))
     ]

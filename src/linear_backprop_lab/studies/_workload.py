@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from linear_backprop_lab.records import damage
+
 from ._job import Job
 
 # What the estimates of jobs leave out, and what small runs consist of. A process that makes runs loads first what this
@@ -18,7 +20,7 @@ _SECONDS_BESIDE_STEPS = 0.4
 
 
 def workload(jobs: Sequence[Job], awaited: int = 0) -> str:
-    """How many runs there are, how many are complete, and how long the others should take, in a sentence.
+    """How many runs there are, how many are complete and whole, and how long the others should take, in a sentence.
 
     By timing a step of each distinct model on one thread, as if every core made a run of its own; on a GPU, as if
     one run followed another; and by what starting processes and runs takes. Some runs stop early, so it is a bound
@@ -28,7 +30,7 @@ def workload(jobs: Sequence[Job], awaited: int = 0) -> str:
         jobs: The runs.
         awaited: How many more follow from their records, at most; they are not timed.
     """
-    pending = [job for job in jobs if not job.run.is_complete]
+    pending = [job for job in jobs if not job.run.is_complete or damage(job.run)]
     parts = [f"{len(jobs)} runs, {len(jobs) - len(pending)} of them complete"]
     if awaited:
         parts.append(f"at most {awaited} more follow at the settings that turn out best")

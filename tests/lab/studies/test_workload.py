@@ -32,3 +32,13 @@ def test_long_runs_take_their_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     number, unit = said(tmp_path, 4, 1800.0)
     assert unit == "minutes" and number == pytest.approx(60, abs=1)
+
+
+def test_a_damaged_record_is_not_complete(tmp_path):
+    whole, damaged = runs = [Run(tmp_path, image_config("Exact()") | {"number": number}) for number in range(2)]
+    for run in runs:
+        run.start()
+        run.close(status="complete")
+    (damaged.folder / "record.json").write_text("")
+    text = workload([Job(run, "a run", 1, lambda on_step: None) for run in (whole, damaged)])
+    assert text == "2 runs, 1 of them complete"
