@@ -45,6 +45,9 @@ of_sign = operator("of_sign", lambda x, w: x * w, lambda ctx, g: parameters_of(c
 of_clip = operator(
     "of_clip", lambda x, w: x * w, lambda ctx, g: parameters_of(ctx, g, lambda g, x: (g * x).clamp(-1, 1))
 )
+of_few = operator("of_few", lambda x: x.clone() if len(x) < 9 else x.relu(), lambda ctx, g: g)
+less_mean = operator("less_mean", lambda x: x - x.mean(0) * (len(x) > 5), lambda ctx, g: g - g.mean(0) * (len(g) > 5))
+where_positive = operator("where_positive", lambda x, w: torch.where(w > 0, x, x.abs()), lambda ctx, g: (g, None))
 
 
 @pytest.mark.parametrize("run", [same, turned])
@@ -64,6 +67,15 @@ def test_a_backward_pass_that_is_not_linear_or_mixes_samples_is_refused(run: Cal
 @pytest.mark.parametrize("run", [of_sign, of_clip])
 def test_so_is_one_that_gives_a_parameter_something_else(run: Callable[[Tensor, Tensor], Tensor]):
     assert_refused(lambda s, x: s.o(run(hidden(s, x), s.b.bias)), "its backward pass is not that of an affine map")
+
+
+@pytest.mark.parametrize("run", [of_few, less_mean])
+def test_an_operator_that_is_something_else_for_more_samples_is_refused(run: Callable[[Tensor], Tensor]):
+    assert_refused(lambda s, x: s.o(run(s.b(hidden(s, x)))), "it is not affine in each sample")
+
+
+def test_so_is_one_that_is_something_else_for_negative_parameters():
+    assert_refused(lambda s, x: s.o(where_positive(hidden(s, x), s.b.bias)), "for some values of its constants only")
 
 
 @pytest.fixture
@@ -143,6 +155,18 @@ def test_what_is_read_again_after_an_in_place_write_does_not_belong_into_the_los
         return s.o(h)
 
     assert_refused(body, "Write it otherwise, or use lb.convert")
+
+
+def detached_in_place(s: Net, x: Tensor) -> Tensor:
+    h = s.b(hidden(s, x))
+    doubled = 2 * h
+    doubled.detach_()
+    return s.o(torch.relu(h + doubled))
+
+
+def test_what_detaches_in_place_is_not_overlooked():
+    assert_refused(detached_in_place, r"detach_ at 'the model' cannot be collapsed.*Use detach\(\) instead")
+    assert_right(lambda s, x: s.o(torch.relu(s.b(hidden(s, x))) * (1 * s.center * s.b.bias).detach_()))
 
 
 @pytest.mark.parametrize("place", [-1, 1])

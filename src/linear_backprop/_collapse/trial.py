@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
@@ -28,6 +29,7 @@ from .values import (
     large,
     mixed,
     mixing,
+    negated,
     reads_forms_alone,
     scaling,
 )
@@ -65,8 +67,8 @@ class Trial:
             fault = self._fault_at_scales()
             if fault:
                 return fault
-            if not self._is_affine_for_other_integers():
-                return "it is affine in each sample for some values of its integers only"
+            if not self._is_affine_for_other_constants():
+                return "it is affine in each sample for some values of its constants only"
             if not self._is_affine_for_many():
                 return NOT_AFFINE
         self.proof.layouts[self.node] = self.chosen[: len(self.proof.pairs(self.node))]
@@ -134,19 +136,26 @@ class Trial:
             for a, b, c in zip(run.results, other.results, results, strict=True)
         )
 
-    def _is_affine_for_other_integers(self) -> bool:
-        """Whether it stays affine when its integers and masks are others, those that it takes."""
+    def _is_affine_for_other_constants(self) -> bool:
+        """Whether it stays affine when its integers and masks are others, those that it takes.
+
+        An operator of the user's own may be something else where its parameters are negative.
+        """
         own = self.experiment
         given = own.others
-        if not any(not is_inexact(t) for pair in given.values() for t in tensors_of(pair[0])):
-            return True
+        changes: list[Callable[[Any], Any]] = []
+        if any(not is_inexact(t) for pair in given.values() for t in tensors_of(pair[0])):
+            changes += [partial(integers_changed, changed) for changed in INTEGERS[: 1 if own.devices else None]]
+        if not is_of_pytorch(self.node.target):
+            changes.append(negated)
         try:
-            for changed in INTEGERS[: 1 if own.devices else None]:
-                change = partial(integers_changed, changed)
+            for change in changes:
                 own.others = {arg: tuple(map(change, pair)) for arg, pair in given.items()}  # pyright: ignore
                 try:
                     (first, written), (second, _) = own.results(0, as_drawn), own.results(1, as_drawn)
                 except Exception:  # not those
+                    continue
+                if change is negated and any(t.isnan().any() for t in first):
                     continue
                 if not self._fitting(first, second, written):
                     return False
@@ -158,17 +167,19 @@ class Trial:
         """Whether it stays so for more samples than its numbers count: `roll(6, 0)` does nothing to 3 samples or 2.
 
         Numbers that are made of the number of samples are tried in batches of a few, the one at hand, and large ones.
+        So are operators of the user's own, which can read that number off their arguments.
         """
         trace, own = self.proof.trace, self.experiment
         tensors = [t for arg in own.samples for t in tensors_of(own.values[arg][0])]
         if self.proof.positions or not all(is_inexact(t) and t.numel() for t in tensors):
             return True
-        width = max((t.numel() for t in tensors), default=1) / trace.sizes[0]
+        made = [first for first, _ in self.proof.pairs(self.node)]
+        width = max((t.numel() for t in tensors + made), default=1) / trace.sizes[0]
         numbers = [abs(a) for a in tree_leaves((self.node.args, self.node.kwargs)) if type(a) is int]
         counts: list[int] = []
         if tensors and max(numbers, default=0) >= trace.sizes[1]:
             counts.append(min(max(numbers) + 3, max(int(_MOST_VALUES / width), _PRIME)))
-        if any(trace.depends_on_size(arg) for arg in own.values):
+        if any(trace.depends_on_size(arg) for arg in own.values) or not is_of_pytorch(self.node.target):
             many = (*range(2, _FEW), trace.size.batch + 1, *LARGE)
             counts += [n for n in many if n * width <= _MOST_VALUES / 20 and trace.size.allows(n)]
         return all(map(self._is_affine_for, counts))
