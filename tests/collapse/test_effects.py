@@ -42,10 +42,31 @@ def read_first(s: Normalized, x: Tensor) -> Tensor:
     return s.o(torch.tanh(s.norm(s.a(x * s.norm.get_buffer("running_var")))))
 
 
+def bounded(s: Normalized, x: Tensor) -> Tensor:
+    variance = s.norm.get_buffer("running_var")
+    y = s.o(torch.tanh(s.a(x) - variance))
+    variance.mul_(0.9).clamp_(min=0.5)
+    return y
+
+
+def mean_size(s: Normalized, x: Tensor) -> Tensor:
+    h = s.a(x)
+    s.norm.get_buffer("running_mean").copy_(h.detach().abs().mean(0).clamp(min=0.1))
+    return s.o(torch.tanh(h))
+
+
 @pytest.mark.parametrize("always", [True, False])
 @pytest.mark.parametrize("rule", [lb.Linear(), lb.MeanLinear(), lb.LocallyExact()])
 @pytest.mark.parametrize(
-    ("body", "layers"), [(left_out, ()), (dropped, ()), (read_first, lb.LINEAR_LAYERS), (left_out, lb.LINEAR_LAYERS)]
+    ("body", "layers"),
+    [
+        (left_out, ()),
+        (dropped, ()),
+        (bounded, ()),
+        (mean_size, ()),
+        (read_first, lb.LINEAR_LAYERS),
+        (left_out, lb.LINEAR_LAYERS),
+    ],
 )
 def test_effects_are_the_models(
     body: Callable[[Normalized, Tensor], Tensor],
@@ -72,6 +93,25 @@ def test_statistics_read_after_they_change_are_refused():
     model = Normalized(lambda s, x: s.o(torch.tanh(s.norm(s.a(x)) * s.norm.get_buffer("running_var"))))
     with pytest.raises(lb.CollapseError, match="overwrites what"):
         lb.collapse(model, layers=lb.LINEAR_LAYERS, always=True)(batch())
+
+
+def scaled_input(s: Normalized, x: Tensor) -> Tensor:
+    x.mul_(s.o.weight[0])
+    return s.o(torch.tanh(s.a(x)))
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_an_input_that_is_overwritten_has_no_gradient_from_outside(requires_grad: bool):
+    """The write is outside autograd."""
+    fast = lb.collapse(Normalized(scaled_input), always=True)
+    source = batch().requires_grad_(requires_grad)
+    fast(1 * source).sum().backward()
+    x = 1 * source
+    loss = fast(x).sum() + x.sum()
+    with pytest.raises(lb.CollapseError, match=r"overwrote its input.*Give the model a clone"):
+        loss.backward()
+    x = 1 * source
+    (fast(x.clone()).sum() + x.sum()).backward()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ def test_what_goes_by_the_place_in_the_batch_or_its_size_is_refused(of_batch: Ca
     assert_refused(lambda s, x: s.o(of_batch(s.b(hidden(s, x)))), "cannot be collapsed")
 
 
+def test_large_numbers_take_no_memory():
+    assert_right(lambda s, x: s.o(torch.relu(s.b(hidden(s, x)) * 100_000 / 100_000)))
+    assert_right(lambda s, x: s.o(torch.relu(s.b(hidden(s, x)[:, :1].expand(-1, 50_000)[:, :8]))))
+    assert_refused(lambda s, x: s.o(s.b(hidden(s, x)).roll(100_000, 0)), "roll.*not affine")
+
+
 def test_rows_overwritten_from_the_tenth_on_are_refused():
     def body(s: Net, x: Tensor) -> Tensor:
         h = hidden(s, x) * 1

@@ -100,16 +100,22 @@ def printed(h: Tensor) -> Tensor:
     return h
 
 
+def watched(h: Tensor) -> Tensor:
+    h.retain_grad()
+    return h
+
+
 @pytest.mark.parametrize(
     "between",
     [
         printed,
+        watched,
         lambda h: h if h.sum() > 0 else -h,
         lambda h: h.reshape(N, 2, 4).flatten(1),
         Twice.apply,
         lambda h: torch.func.vmap(torch.neg)(h),
     ],
-    ids=["print", "a branch on values", "a fixed batch size", "autograd.Function", "torch.func"],
+    ids=["print", "retain_grad", "a branch on values", "a fixed batch size", "autograd.Function", "torch.func"],
 )
 def test_what_dynamo_cannot_follow_is_refused_at_its_line(between):
     class Model(nn.Module):

@@ -45,6 +45,8 @@ of_sign = operator("of_sign", lambda x, w: x * w, lambda ctx, g: parameters_of(c
 of_clip = operator(
     "of_clip", lambda x, w: x * w, lambda ctx, g: parameters_of(ctx, g, lambda g, x: (g * x).clamp(-1, 1))
 )
+of_few = operator("of_few", lambda x: x.clone() if len(x) < 9 else x.relu(), lambda ctx, g: g)
+less_mean = operator("less_mean", lambda x: x - x.mean(0) * (len(x) > 5), lambda ctx, g: g - g.mean(0) * (len(g) > 5))
 
 folded = operator(
     "folded",
@@ -97,6 +99,11 @@ def test_an_operator_that_is_affine_for_positive_parameters_alone_is_refused(
     run: Callable[[Tensor, Tensor], Tensor], sign: int
 ):
     assert_refused(lambda s, x: s.o(run(hidden(s, x), sign * s.b.bias.exp())), "for some values of its parameters")
+
+
+@pytest.mark.parametrize("run", [of_few, less_mean])
+def test_an_operator_that_is_something_else_for_more_samples_is_refused(run: Callable[[Tensor], Tensor]):
+    assert_refused(lambda s, x: s.o(run(s.b(hidden(s, x)))), "it is not affine in each sample")
 
 
 @pytest.fixture
@@ -176,6 +183,18 @@ def test_what_is_read_again_after_an_in_place_write_does_not_belong_into_the_los
         return s.o(h)
 
     assert_refused(body, "Write it otherwise, or use lb.convert")
+
+
+def detached_in_place(s: Net, x: Tensor) -> Tensor:
+    h = s.b(hidden(s, x))
+    doubled = 2 * h
+    doubled.detach_()
+    return s.o(torch.relu(h + doubled))
+
+
+def test_what_detaches_in_place_is_not_overlooked():
+    assert_refused(detached_in_place, r"detach_ at 'the model' cannot be collapsed.*Use detach\(\) instead")
+    assert_right(lambda s, x: s.o(torch.relu(s.b(hidden(s, x))) * (1 * s.center * s.b.bias).detach_()))
 
 
 @pytest.mark.parametrize("place", [-1, 1])

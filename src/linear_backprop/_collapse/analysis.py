@@ -62,8 +62,9 @@ class Analysis:
         return node in self._numbers
 
     def _followed(self, node: fx.Node) -> NonLinearity | None:
-        """What the node is, if it follows a rule."""
-        return self.nonlinearity(node, self.selection.layers) if self.selection.takes(self.places.path(node)) else None
+        """What the node is, if it follows a rule; where no gradient passes, it runs as it is."""
+        follows = node in self.needed and self.selection.takes(self.places.path(node))
+        return self.nonlinearity(node, self.selection.layers) if follows else None
 
     def nonlinearity(self, node: fx.Node, layers: Sequence[LayerRule]) -> NonLinearity | None:
         """What it is, if it would follow a rule once selected."""

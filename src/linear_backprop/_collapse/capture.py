@@ -150,8 +150,7 @@ class Captured:
     def _own_error(self, args: Any, kwargs: Any) -> Exception | None:
         """What the function raises by itself, where it does."""
         try:
-            with torch.no_grad():
-                self.function(*args, **kwargs)
+            self.function(*args, **kwargs)
         except Exception as error:
             return error
         return None

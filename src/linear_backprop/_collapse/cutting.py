@@ -21,7 +21,7 @@ from .layout import Form
 
 @dataclass
 class Cut:
-    """One activation of a forward pass, but for its values; one under `no_grad` has no edges.
+    """One activation of a forward pass, but for its values; one that passes no gradient has no edges.
 
     Attributes:
         a: The pre-activation's edge in the graph of the affine part below it; None if that takes no gradient.
@@ -63,7 +63,8 @@ class Cutter:
         a: Any = args[0] if args else kwargs.get("input")
         if not isinstance(a, Tensor) or not a.is_floating_point():
             return function(*args, **kwargs)
-        if not torch.is_grad_enabled():
+        takes = any(isinstance(t, Tensor) and t.requires_grad for t in (*args, *kwargs.values()))
+        if not torch.is_grad_enabled() or (self.chained and not takes):
             h = function(*args, **kwargs)
             self.cuts.append(Cut(None, None, None, None, [], None))
             self.noted.append((Form.of(h), ()))

@@ -55,7 +55,7 @@ class Plan:
         components: The outputs, those together that have something learned in common.
         inner: Those outputs that another one is computed from.
         noted: The non-linearities, and what is noted of each.
-        copied_samples: Those inputs that the forward pass overwrites.
+        copied_samples: Those inputs that the forward pass overwrites, and the leaves that it does so with.
         emitted_layouts: Where what each non-linearity puts out does.
     """
 
@@ -83,7 +83,8 @@ class Plan:
         self.value_layouts = [self.layout(n) for n in self.samples]
         for n, noting in self.noted:
             self.value_layouts += [self.layout(n.node)] * (noting.emits + noting.own)
-        self.copied_samples = [n for n in self.samples if trace.overwriting(n, n)]
+        writers = {n: trace.overwriting(n, n) for n in self.samples}
+        self.copied_samples = {n: [m for m in self.leaves if m in trace.made_of(w)] for n, w in writers.items() if w}
         self.forward = self._forward_piece()
         self.replay = self._replay_piece()
         self._whole: Piece | None = None

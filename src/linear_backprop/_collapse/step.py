@@ -217,7 +217,9 @@ def connect(step: Step, values: dict[fx.Node, Any], accumulation: Accumulation |
         accumulation: Takes the aggregates, and the backward pass has no gradients; None for the gradients.
     """
     plan = step.plan
-    samples, leaves = [values[n] for n in plan.samples], step.connected
+    overwritten = {n: [values[m] for m in (n, *of) if values[m].requires_grad] for n, of in plan.copied_samples.items()}
+    samples = [values[n].clone() if overwritten.get(n) else values[n] for n in plan.samples]
+    leaves = step.connected
     if accumulation is not None:  # what made the leaves has its turn when the accumulation is finished
         leaves = [leaf.detach().requires_grad_(leaf.requires_grad) for leaf in leaves]
     sources = list(zip([*plan.samples, *plan.leaves], [*samples, *leaves], strict=True))
@@ -231,6 +233,26 @@ def connect(step: Step, values: dict[fx.Node, Any], accumulation: Accumulation |
         made = _Collapsed.apply(step, accumulation, outputs, *given)
         values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in component.outputs})
         step.inner += [(ref(values[n]), n) for n in plan.outputs if n in plan.inner and n in component.outputs]
+    for n, takes in overwritten.items():
+        if takes:
+            _Overwritten.apply(values[n], n.name, *takes)
+
+
+class _Overwritten(torch.autograd.Function):
+    """What the model made of its input in place, outside autograd: whoever uses it later has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, name: str, *sources: Tensor) -> Tensor:
+        ctx.name = name
+        ctx.mark_dirty(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise CollapseError(
+            f"the model overwrote its input ({ctx.name}), which is used again outside: its gradient from there is not "
+            f"computed in a collapsed backward pass. Give the model a clone(), or let it write out of place"
+        )
 
 
 class _Collapsed(torch.autograd.Function):

@@ -197,20 +197,24 @@ class Trace:
 
 @dataclass(frozen=True)
 class _State:
-    """What a tensor is before an operation; of buffers the values, too: batch normalization counts no version."""
+    """What a tensor is before an operation; of buffers the values, too: batch normalization counts no version.
+
+    Nor does `detach_`.
+    """
 
     version: int
+    requires_grad: bool
     values: Tensor | None
 
     @staticmethod
     def of(tensor: Tensor) -> _State:
         """Its state."""
         is_buffer = not tensor.requires_grad and tensor.layout is torch.strided
-        return _State(version_of(tensor), tensor.clone() if is_buffer else None)
+        return _State(version_of(tensor), tensor.requires_grad, tensor.clone() if is_buffer else None)
 
     def differs(self, tensor: Tensor) -> bool:
         """Whether it is another one now."""
-        if version_of(tensor) != self.version:
+        if version_of(tensor) != self.version or tensor.requires_grad != self.requires_grad:
             return True
         if self.values is None:
             return False

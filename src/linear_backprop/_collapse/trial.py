@@ -169,17 +169,19 @@ class Trial:
         """Whether it stays so for more samples than its numbers count: `roll(6, 0)` does nothing to 3 samples or 2.
 
         Numbers that are made of the number of samples are tried in batches of a few, the one at hand, and large ones.
+        So are operators of the user's own, which can read that number off their arguments.
         """
         trace, own = self.proof.trace, self.experiment
         tensors = [t for arg in own.samples for t in tensors_of(own.values[arg][0])]
         if self.proof.positions or not all(is_inexact(t) and t.numel() for t in tensors):
             return True
-        width = max((t.numel() for t in tensors), default=1) / trace.sizes[0]
+        made = [first for first, _ in self.proof.pairs(self.node)]
+        width = max((t.numel() for t in tensors + made), default=1) / trace.sizes[0]
         numbers = [abs(a) for a in tree_leaves((self.node.args, self.node.kwargs)) if type(a) is int]
         counts: list[int] = []
         if tensors and max(numbers, default=0) >= trace.sizes[1]:
             counts.append(min(max(numbers) + 3, max(int(_MOST_VALUES / width), _PRIME)))
-        if any(trace.depends_on_size(arg) for arg in own.values):
+        if any(trace.depends_on_size(arg) for arg in own.values) or not is_of_pytorch(self.node.target):
             many = (*range(2, _FEW), trace.size.batch + 1, *LARGE)
             counts += [n for n in many if n * width <= _MOST_VALUES / 20 and trace.size.allows(n)]
         return all(map(self._is_affine_for, counts))

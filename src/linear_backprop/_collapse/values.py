@@ -14,6 +14,7 @@ from .layout import Form, Layout
 
 _TOLERANCE = {torch.float64: 1e-9, torch.complex128: 1e-9, torch.float32: 1e-4, torch.complex64: 1e-4}
 _ROUGH = 5e-2  # bfloat16 and float16
+_MOST_DENSE = 2000  # samples
 
 
 Scale = Callable[[Tensor], Tensor]
@@ -76,9 +77,16 @@ INTEGERS: tuple[Callable[[Tensor], Tensor], ...] = (_reversed, _shifted, _of_sma
 
 
 def mixing(number: int, of: int) -> Tensor:
-    """Random weights of mixtures, which sum to one."""
-    weights = torch.randn(number, of, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return weights + (1 - weights.sum(1, keepdim=True)) / of
+    """Random weights of mixtures, which sum to one; of many samples each mixes three, as a sparse matrix."""
+    generator = torch.Generator().manual_seed(0)
+    mixes = of if of <= _MOST_DENSE else 3
+    weights = torch.randn(number, mixes, generator=generator, dtype=torch.float64)
+    weights = weights + (1 - weights.sum(1, keepdim=True)) / mixes
+    if mixes == of:
+        return weights
+    columns = torch.randint(of, (number * mixes,), generator=generator)
+    places = torch.stack([torch.arange(number).repeat_interleave(mixes), columns])
+    return torch.sparse_coo_tensor(places, weights.flatten(), (number, of))
 
 
 def mixed(weights: Tensor, layout: Layout, z: Tensor, like: Tensor) -> Tensor:
