@@ -31,6 +31,8 @@ STAIR = [
     "attacks",
     "__init__",
 ]
+# So does each flight of the collapse, whose own files put them together.
+FLIGHTS = ["captured", "proof", "plan", "step"]
 
 
 def imported(path: Path) -> set[str]:
@@ -44,18 +46,19 @@ def imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-def room(path: Path) -> str:
-    """The room of a file or folder of the library."""
-    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+def room(path: Path, house: Path = LIBRARY) -> str:
+    """The room of a file or folder of the library, or of a part of it."""
+    return path.relative_to(house).parts[0].removesuffix(".py")
 
 
-def rooms_imported(path: Path) -> set[str]:
+def rooms_imported(path: Path, house: Path = LIBRARY) -> set[str]:
     """The rooms that a file of the library imports from, under `TYPE_CHECKING` and inside functions, too."""
     rooms: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             target = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            rooms |= {room(target / alias.name) for alias in node.names} if target == LIBRARY else {room(target)}
+            targets = [target / alias.name for alias in node.names] if target == house else [target]
+            rooms |= {room(each, house) for each in targets if house in each.parents}
     return rooms
 
 
@@ -68,8 +71,18 @@ def test_the_library_is_a_stair(path: Path):
     assert rooms_imported(path) <= set(above)
 
 
+@pytest.mark.parametrize("flight", FLIGHTS)
+def test_so_is_the_collapse(flight: str):
+    collapse = LIBRARY / "_collapse"
+    files = list((collapse / flight).glob("*.py"))
+    imported = set[str]().union(*(rooms_imported(path, collapse) for path in files))
+    assert flight in imported
+    assert imported <= set(FLIGHTS[: FLIGHTS.index(flight) + 1])
+
+
 def test_the_stair_has_every_room():
     assert {room(path) for path in FILES} == set(STAIR)
+    assert {path.parent.name for path in (LIBRARY / "_collapse").glob("*/*.py")} == set(FLIGHTS)
 
 
 def test_loading_convert_loads_nothing_of_the_collapse():

@@ -19,8 +19,8 @@ cotangents, weighted as in the second line, every gradient comes out as the full
 With F operations a sample in the forward pass and A values emitted by the activations, Backprop takes about 3 F N,
 the collapsed pass F N + 2 A (C + 1) N + 2 F (C + 1): the run on C + 1 samples computes no value that nobody reads.
 
-Legend of the modules beside this one: `capture` hands over a model's graph, `trace` and `affine` find by proof what
-its operations are, `analysis` and `plan` make the graphs of a step of it, `step` runs them.
+Legend of the folders beside this file: `captured` hands over a model's graph, `proof` finds what its operations are,
+`plan` makes the graphs of a step of it, `step` runs them; `runner` is where they meet.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
 from .._torch import is_compiled, is_traced, size_guards, transforms_active
-from .accumulation import Accumulation
-from .analysis import Analysis
-from .capture import Captured, Invocation, Runner
-from .costs import Costs
-from .graph import Places, inputs_of
+from .captured.capture import Captured, Invocation, Runner
+from .captured.graph import Places, inputs_of
+from .captured.sizes import BatchSize
+from .captured.trace import Trace
 from .locally_exact import LocallyExact
-from .nonlinearity import Selection
+from .plan.analysis import Analysis
+from .plan.costs import Costs
+from .plan.nonlinearity import Selection
 from .runner import CollapsedRunner, LocalRunner, Options
 from .sharing import Sharing
-from .sizes import BatchSize
+from .step.accumulation import Accumulation
 from .table import table_of
-from .trace import Trace
 
 CollapsibleRule = Linear | MeanLinear | LocallyExact
 

@@ -17,12 +17,12 @@ from .._errors import LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.rule import LayerRule, ModelRule
 from .._torch import Function
-from .capture import Captured, Invocation, Runner
-from .chain import run_cut
-from .cutting import Cutter
-from .graph import Places, computes, function_of, inputs_of, outputs_of
-from .nonlinearity import nonlinearities_in
-from .pieces import cut_piece
+from .captured.capture import Captured, Invocation, Runner
+from .captured.graph import Places, computes, function_of, inputs_of, outputs_of
+from .plan.cutting import Cutter
+from .plan.nonlinearity import nonlinearities_in
+from .plan.pieces import cut_piece
+from .step.chain import run_cut
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,20 @@ from torch import Tensor, fx
 
 from .._errors import CollapseError
 from .._rules.elementwise import Linear, MeanLinear
-from .accumulation import Accumulation
-from .analysis import Analysis
-from .chain import run_cut
-from .costs import Costs
-from .cutting import Cutter
-from .gradients import Gradients
-from .graph import compiled, computes, inputs_of, outputs_of
+from .captured.graph import compiled, computes, inputs_of, outputs_of
 from .locally_exact import LocallyExact
-from .maps import Maps
-from .pieces import Piece, cut_piece
-from .plan import Plan
-from .step import Step, connect
-from .workers import averaged
+from .plan.analysis import Analysis
+from .plan.costs import Costs
+from .plan.cutting import Cutter
+from .plan.pieces import Piece, cut_piece
+from .plan.plan import Plan
+from .step.accumulation import Accumulation
+from .step.chain import run_cut
+from .step.connection import connect
+from .step.gradients import Gradients
+from .step.maps import Maps
+from .step.step import Step
+from .step.workers import averaged
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from torch import fx
 
 from .._catalogue.activations import FORMS
-from .analysis import Analysis
-from .graph import Places, computes, function_of, name_of
-from .nonlinearity import NonLinearity
-from .plan import Plan
+from .captured.graph import Places, computes, function_of, name_of
+from .plan.analysis import Analysis
+from .plan.nonlinearity import NonLinearity
+from .plan.plan import Plan
 from .runner import CollapsedRunner, LocalRunner
 
 _NAMED = 4

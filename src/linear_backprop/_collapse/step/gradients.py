@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .._torch import is_of_pytorch
-from .graph import compiled, inputs_of, tracing, undisturbed
-from .plan import Plan
+from ..._torch import is_of_pytorch
+from ..captured.graph import compiled, inputs_of, tracing, undisturbed
+from ..plan.plan import Plan
 
 Noted = tuple[Tensor | None, Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]
 """Of one non-linearity: values, slope, derivatives by its own tensors, and constants."""

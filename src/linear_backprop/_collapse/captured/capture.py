@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from .._errors import CollapseError
-from .._torch import (
+from ..._errors import CollapseError
+from ..._torch import (
     capturing_whole,
     counting_samples,
     dynamo_errors,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from .._errors import CollapseError
-from .graph import user_line
+from ..._errors import CollapseError
+from ..captured.graph import user_line
 
 if TYPE_CHECKING:
     from .analysis import Analysis

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cutting import Cut
+from ..captured.layout import Form, Layout
+from ..plan.cutting import Cut
+from ..plan.plan import Plan
 from .gradients import Autocast, Gradients, Noted, Wanted
-from .layout import Form, Layout
-from .plan import Plan
 
 
 @dataclass

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._call import Call
-from .._conversion.run_call import run_activation
-from .._rules.elementwise import MeanLinear
-from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function
+from ..._call import Call
+from ..._conversion.run_call import run_activation
+from ..._rules.elementwise import MeanLinear
+from ..._rules.rule import BackwardRule, LayerRule
+from ..._torch import Function
 
 
 @dataclass(frozen=True)

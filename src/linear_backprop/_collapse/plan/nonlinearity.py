@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .._call import Call
-from .._catalogue.activations import FORMS, Form
-from .._conversion.where import Predicate
-from .._rules.layers import rule_for
-from .._rules.rule import LayerRule
-from .._torch import Function
-from .graph import computes, function_of
+from ..._call import Call
+from ..._catalogue.activations import FORMS, Form
+from ..._conversion.where import Predicate
+from ..._rules.layers import rule_for
+from ..._rules.rule import LayerRule
+from ..._torch import Function
+from ..captured.graph import computes, function_of
 
 
 @dataclass(frozen=True)

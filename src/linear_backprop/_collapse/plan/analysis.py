@@ -8,20 +8,20 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from .._call import Call
-from .._catalogue.activations import FORMS
-from .._catalogue.not_elementwise import row_of
-from .._errors import CollapseError
-from .._rules.layers import rule_for
-from .._rules.rule import LayerRule
-from .affine import Proof
-from .graph import computes, function_of, has_own_rule, tensors_of, user_line
-from .layout import Layout
+from ..._call import Call
+from ..._catalogue.activations import FORMS
+from ..._catalogue.not_elementwise import row_of
+from ..._errors import CollapseError
+from ..._rules.layers import rule_for
+from ..._rules.rule import LayerRule
+from ..captured.graph import computes, function_of, has_own_rule, tensors_of, user_line
+from ..captured.layout import Layout
+from ..captured.sizes import BatchSize
+from ..captured.trace import Trace
+from ..proof.affine import Proof
 from .nonlinearity import NonLinearity, Selection, linear_map_of
 from .parts import Part, require_order
 from .refusal import MAP_OF, refuse
-from .sizes import BatchSize
-from .trace import Trace
 
 
 class Analysis:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
-from .graph import name_of
-from .layout import Form, Layout
+from ..captured.graph import name_of
+from ..captured.layout import Form, Layout
 
 _TOLERANCE = {torch.float64: 1e-9, torch.complex128: 1e-9, torch.float32: 1e-4, torch.complex64: 1e-4}
 _ROUGH = 5e-2  # bfloat16 and float16

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from .._catalogue.activations import FORMS
-from .._catalogue.not_elementwise import ABOVE, FUNCTIONS, row_of
-from .._conversion.where import after, selection
-from .graph import function_of, tensors_of
-from .trace import Trace
+from ..._catalogue.activations import FORMS
+from ..._catalogue.not_elementwise import ABOVE, FUNCTIONS, row_of
+from ..._conversion.where import after, selection
+from ..captured.graph import function_of, tensors_of
+from ..captured.trace import Trace
 
 _MOST_PATHS = 3
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from .._catalogue.activations import FORMS
-from .._errors import CollapseError
-from .._rules.layers import LINEAR_LAYERS
-from .._rules.rule import LayerRule
-from .affine import Proof
-from .graph import function_of, user_line
+from ..._catalogue.activations import FORMS
+from ..._errors import CollapseError
+from ..._rules.layers import LINEAR_LAYERS
+from ..._rules.rule import LayerRule
+from ..captured.graph import function_of, user_line
+from ..proof.affine import Proof
 from .nonlinearity import linear_map_of
 from .remedies import Remedies
 

@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .._errors import CollapseError
-from .._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform, storage_of, version_of
+from ..._errors import CollapseError
+from ..._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform, storage_of, version_of
 from .graph import Places, computes, inputs_of, is_mode, outputs_of, run_node, tensors_of, user_line
 from .layout import in_memory_order, memory_order
 from .sizes import BatchSize

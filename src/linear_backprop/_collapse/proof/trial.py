@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from .._torch import is_of_pytorch
+from ..._torch import is_of_pytorch
+from ..captured.graph import tensors_of
+from ..captured.layout import Layout
+from ..captured.sizes import LARGE
+from ..captured.trace import random_state
 from .experiment import Experiment, Operation, Run
-from .graph import tensors_of
-from .layout import Layout
-from .sizes import LARGE
-from .trace import random_state
 from .values import (
     INTEGERS,
     NOT_FINITE,

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._errors import CollapseError
+from ..._errors import CollapseError
 
 
 def summed(parts: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:

@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from .._errors import CollapseError
-from .._torch import graph_is_kept, is_batched
-from .cutting import Cut, Cutter, begin, gradients, separate
-from .graph import outputs_apart
+from ..._errors import CollapseError
+from ..._torch import graph_is_kept, is_batched
+from ..captured.graph import outputs_apart
+from ..plan.cutting import Cut, Cutter, begin, gradients, separate
 from .maps import Maps
 from .workers import averaged
 

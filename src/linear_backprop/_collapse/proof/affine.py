@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .._torch import HigherOrderOperator
+from ..._torch import HigherOrderOperator
+from ..captured.graph import run_node, tensors_of
+from ..captured.layout import Layout, candidates, of_positions
+from ..captured.trace import Trace
 from .experiment import Operation
-from .graph import run_node, tensors_of
-from .layout import Layout, candidates, of_positions
-from .trace import Trace
 from .trial import Trial
 from .values import close, is_inexact, mixed, mixing
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from .._call import Call
-from .._conversion.run_call import run_activation, run_layer_with_constants
-from .._errors import CollapseError
-from .._rules.elementwise import Linear, MeanLinear
-from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function, is_view
-from .layout import Form
+from ..._call import Call
+from ..._conversion.run_call import run_activation, run_layer_with_constants
+from ..._errors import CollapseError
+from ..._rules.elementwise import Linear, MeanLinear
+from ..._rules.rule import BackwardRule, LayerRule
+from ..._torch import Function, is_view
+from ..captured.layout import Form
 
 
 @dataclass

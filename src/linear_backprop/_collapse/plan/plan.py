@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from .._errors import CollapseError
-from .._rules.elementwise import Linear, MeanLinear
+from ..._errors import CollapseError
+from ..._rules.elementwise import Linear, MeanLinear
+from ..captured.graph import computes, tensors_of, user_line
+from ..captured.layout import Layout
 from .analysis import Analysis
-from .graph import computes, tensors_of, user_line
-from .layout import Layout
 from .nonlinearity import NonLinearity
 from .parts import Part
 from .pieces import Noting, Piece, cut_piece, forward_piece, ordinary_piece, replay_piece

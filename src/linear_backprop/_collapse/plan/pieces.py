@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .._call import Call
-from .._conversion.run_call import run_activation, run_layer
-from .._rules.elementwise import Linear, MeanLinear
-from .._torch import SET_GRAD_ENABLED, Function
+from ..._call import Call
+from ..._conversion.run_call import run_activation, run_layer
+from ..._rules.elementwise import Linear, MeanLinear
+from ..._torch import SET_GRAD_ENABLED, Function
+from ..captured.graph import Rewriting
+from ..captured.trace import Trace
 from .cutting import Cutter
 from .emission import emit, map_layer, note_activation, note_layer
-from .graph import Rewriting
 from .nonlinearity import NonLinearity
-from .trace import Trace
 
 
 @dataclass(frozen=True)

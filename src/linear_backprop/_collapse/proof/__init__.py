@@ -1,0 +1,1 @@
+"""The proof that an operation is affine in each sample."""
