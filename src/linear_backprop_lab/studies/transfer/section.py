@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -13,7 +13,7 @@ from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 from .methods import PLAIN
 from .networks import NAME as NETWORKS
-from .table import Comparison, Row, comparisons, is_linear, rows
+from .table import Comparison, Gain, Row, comparisons, is_linear, rows
 
 _STYLES = {"LinBP": ORANGE, "Renormalized": GREEN, "first two runs": GREY, "SiLU": PURPLE, "BPA": YELLOW}
 _PLAIN = BLUE["color"]
@@ -72,28 +72,28 @@ def _networks(runs: Sequence[Run]) -> str:
 
 
 def _finding(found: Sequence[Comparison]) -> str:
-    linear, others = ([each for each in found if wanted(each)] for wanted in (is_linear, _is_silu))
-    if not linear:
+    kinds = {"a linear backward pass": is_linear, "SiLU's slope, as in BPA": _is_silu}
+    gains = [f"by {text} with {name}" for name, wanted in kinds.items() if (text := _by_source(filter(wanted, found)))]
+    if not gains:
         return ""
-    ahead = sum(each.gain.direction > 0 for each in linear)
-    behind = sum(each.gain.direction < 0 for each in linear)
-    better = "fools" if ahead > len(linear) / 2 else "does not fool"
-    silu = (
-        f" SiLU's slope: {fmean(100 * each.gain.value for each in others):+.1f} points on average, ahead in "
-        f"{sum(each.gain.direction > 0 for each in others)} of {len(others)}."
-        if others
-        else ""
-    )
-    return (
-        f"At its best position a linear backward pass {better} other networks more often than the true gradient here: "
-        f"{fmean(100 * each.gain.value for each in linear):+.1f} points on average over {len(linear)} comparisons "
-        f"({_pairs(found)}), "
-        f"ahead in {ahead} and behind in {behind}.{silu}"
-    )
+    return f"At the best position, other networks are fooled more often than by the true gradient: {'; '.join(gains)}."
 
 
-def _pairs(found: Sequence[Comparison]) -> str:
-    return ", ".join(dict.fromkeys(f"{each.best.source} to {each.best.victim}" for each in found))
+def _by_source(found: Iterable[Comparison]) -> str:
+    """The mean gain from every source, and in how many comparisons its interval is above 0, and below."""
+    gains: dict[str, list[Gain]] = {}
+    for each in found:
+        gains.setdefault(each.best.source, []).append(each.gain)
+    return ", ".join(f"{_mean(each)} points from {source} ({_counts(each)})" for source, each in gains.items())
+
+
+def _mean(gains: Iterable[Gain]) -> str:
+    return f"{fmean(100 * each.value for each in gains):+.1f}"
+
+
+def _counts(gains: Sequence[Gain]) -> str:
+    ahead, behind = (sum(each.direction == way for each in gains) for way in (1, -1))
+    return f"ahead in {ahead}{f' and behind in {behind}' if behind else ''} of {len(gains)}"
 
 
 def _claim(found: Sequence[Comparison], wanted: Callable[[Comparison], bool], claim: str) -> Claim:
@@ -102,21 +102,17 @@ def _claim(found: Sequence[Comparison], wanted: Callable[[Comparison], bool], cl
     return Claim(
         claim=claim,
         paper="not in the paper; Guo et al. (2020) for LinBP, Wang et al. (2023) for BPA",
-        measured="; ".join(_described(each) for each in chosen),
+        measured="; ".join(
+            f"{kind}: {_by_source(each for each in chosen if each.kind == kind)}"
+            for kind in dict.fromkeys(each.kind for each in chosen)
+        ),
         verdict=by_direction([each.gain.direction for each in chosen]) if len(pairs) > 1 else "not decided",
-        key=f"{fmean(100 * each.gain.value for each in chosen):+.1f} points on average" if chosen else "",
-        how="success at the best position minus I-FGSM's; the position is chosen on every other image and judged on "
-        "those between. Holds where the 95% interval of the gain is above 0 from every source to every victim, with "
-        "every number of steps and momentum; partly where in some; no difference seen where 0 is in all intervals. "
-        "Decided where there are two pairs of networks at least",
-    )
-
-
-def _described(each: Comparison) -> str:
-    row = each.best
-    return (
-        f"{each.kind} from {row.source} to {row.victim}, {row.steps} steps, momentum {row.momentum:g}: {each.gain} "
-        f"with {row.method.changed} activations changed"
+        key=_by_source(chosen),
+        how="success at the best position minus I-FGSM's, on average over victims, steps and momentum (each is in "
+        "the table); the position is chosen on every other image and judged on those between. Holds where the "
+        "95% interval of the gain is above 0 from every source to every victim, with every number of steps "
+        "and momentum; partly where in some; no difference seen where 0 is in all intervals. Decided where "
+        "there are two pairs of networks at least",
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from linear_backprop_lab.records import Run
 
 from .methods import LINEAR, PLAIN, Method
+from .networks import SOURCES, VICTIMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,14 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     """Every attack and victim of the complete runs; of several sizes the one of most images."""
     attacks = [run for run in runs if run.config["experiment"] == "transfer"]
     most = max(run.config["images"] for run in attacks)
-    return [row for run in attacks if run.config["images"] == most for row in _rows(run)]
+    largest = [run for run in attacks if run.config["images"] == most]
+    return [row for run in sorted(largest, key=_setting) for row in _rows(run)]
+
+
+def _setting(run: Run) -> tuple[int, int, int, float]:
+    """By source and victim, in the order of the study, then by steps and momentum."""
+    config = run.config
+    return SOURCES.index(config["source"]), VICTIMS.index(config["victim"]), config["steps"], config["momentum"]
 
 
 def _rows(run: Run) -> list[Row]:

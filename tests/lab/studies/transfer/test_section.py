@@ -90,15 +90,23 @@ def test_a_linear_backward_pass_transfers_better_where_every_gain_is_above_0(tmp
     ]
     section = transfer(runs)
     assert [claim.verdict for claim in section.claims] == [verdict, "partly"]
-    better = "fools" if verdict == "holds" else "does not fool"
-    assert section.finding.startswith(f"At its best position a linear backward pass {better} other networks")
-    assert "over 2 comparisons" in section.finding and "ahead in 1 of 2" in section.finding
+    gains = [100 * (share - 0.5) for (share,) in linear]
+    counts = ["ahead in 1" if g > 0 else "ahead in 0 and behind in 1" if g < 0 else "ahead in 0" for g in gains]
+    of_sources = [
+        f"{gain:+.1f} points from {source} ({count} of 1)"
+        for gain, count, source in zip(gains, counts, ("VGG19", "bottleneck"), strict=True)
+    ]
+    assert section.claims[0].key == ", ".join(of_sources)
+    assert f"by {section.claims[0].key} with a linear backward pass; by +0.0 points from VGG19" in section.finding
+    assert section.claims[1].measured == (
+        "SiLU: +0.0 points from VGG19 (ahead in 0 of 1); BPA: +40.0 points from bottleneck (ahead in 1 of 1)"
+    )
 
 
 def test_one_pair_of_networks_decides_nothing(tmp_path):
     section = transfer([made_up(tmp_path, plain_rate=0.5, LinBP=[0.9], SiLU=[0.5])])
     assert {claim.verdict for claim in section.claims} == {"not decided"}
-    assert "+40.0 points on average over 1 comparisons (VGG19 to plain), ahead in 1" in section.finding
+    assert "by +40.0 points from VGG19 (ahead in 1 of 1) with a linear backward pass" in section.finding
 
 
 def test_every_setting_has_its_line_and_those_of_the_fewest_steps_their_figure(tmp_path):
