@@ -36,7 +36,7 @@ class Maps:
         self.noted: list[tuple[Form, tuple[Tensor, ...]]] = []
         self.takes = tuple(z.requires_grad for z in self.samples)
         self.forms = [Form.of(z) for z in self.samples]
-        self.autocast = Autocast.now(self.leaves[0].device.type if self.leaves else "cpu")
+        self.autocast = Autocast.now(self.samples[0].device.type)
 
     def note(self, noted: list[tuple[Form, tuple[Tensor, ...]]]) -> None:
         """What the non-linearities noted in the forward pass."""
