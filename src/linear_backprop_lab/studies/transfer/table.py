@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from linear_backprop_lab.records import Run
 
 from .methods import LINEAR, PLAIN, Method
-from .networks import SOURCES, VICTIMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,18 +88,17 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     return [row for run in sorted(largest, key=_setting) for row in _rows(run)]
 
 
-def _setting(run: Run) -> tuple[int, int, int, float]:
-    """By source and victim, in the order of the study, then by steps and momentum."""
-    config = run.config
-    return SOURCES.index(config["source"]), VICTIMS.index(config["victim"]), config["steps"], config["momentum"]
+def _setting(run: Run) -> tuple[str, str, int, float]:
+    """Source, victim, steps and momentum: what tells two runs of one size apart, and the order they are shown in."""
+    source, victim, steps, momentum = (run.config[name] for name in ("source", "victim", "steps", "momentum"))
+    return source, victim, steps, momentum
 
 
 def _rows(run: Run) -> list[Row]:
     with np.load(run.folder / "fooled.npz") as arrays:
         fooled = arrays["fooled"]  # (attacks, starts, source and victim, images)
-    source, victim, steps, momentum = (run.config[name] for name in ("source", "victim", "steps", "momentum"))
     return [
-        Row(source, victim, steps, momentum, Method(line["kind"], line["changed"]), of_attack[:, 1])
+        Row(*_setting(run), Method(line["kind"], line["changed"]), of_attack[:, 1])
         for line, of_attack in zip(run.metrics, fooled, strict=True)
     ]
 
