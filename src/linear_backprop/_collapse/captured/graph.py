@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
-from ..._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function, storage_of
+from ..._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function
 
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
 _RULES = str(Path(__file__).parents[2] / "_conversion")
@@ -234,14 +234,3 @@ def _copy_into(module: fx.GraphModule, body: fx.GraphModule, given: list[Any]) -
 def _flat(graph: fx.Graph) -> Iterator[fx.Node]:
     (returned,) = next(iter(reversed(graph.nodes))).args
     yield from returned if isinstance(returned, (tuple, list)) else (returned,)  # pyright: ignore
-
-
-def outputs_apart(values: Sequence[Tensor]) -> list[Tensor]:
-    """What an `autograd.Function` is to return, for whoever called to overwrite.
-
-    Of those that share their memory autograd would not see that what is written into one changes the others: as views
-    made in a function they are refused there.
-    """
-    storages = [storage_of(y) for y in values]
-    shown = [y.detach() for y in values]
-    return [y.view_as(y) if storages.count(s) > 1 else y for y, s in zip(shown, storages, strict=True)]

@@ -120,7 +120,7 @@ class Accumulation:
         first = self._groups[0]
         first.step.require_same_outputs([group.wanted for group in self._groups], first.total.rows.device)
         sums: dict[Tensor, Tensor] = {}
-        alone = len(self._groups) == 1 and _are_apart(self._groups[0].step.connected)
+        alone = len(self._groups) == 1 and _are_apart(first.step.connected)
 
         def add(leaf: Tensor, gradient: Tensor) -> None:
             if alone and leaf.requires_grad:

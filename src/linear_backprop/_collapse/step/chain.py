@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..._errors import CollapseError
-from ..._torch import graph_is_kept, is_batched
-from ..captured.graph import outputs_apart
+from ..._torch import graph_is_kept
 from ..plan.cutting import Cut, Cutter, begin, gradients, separate
+from .functions import outputs_apart, require_one_cotangent
 from .maps import Maps
 from .workers import averaged
 
@@ -218,6 +218,6 @@ class _Local(torch.autograd.Function):
         sources: tuple[Tensor, ...] = ctx.saved_tensors
         if all(each is None for each in g):
             return (None,) * (2 + len(sources))
-        if step.maps is not None and any(is_batched(each) for each in g if each is not None):
-            raise CollapseError("the collapsed backward pass takes one cotangent at a time (is_grads_batched=False)")
+        if step.maps is not None:
+            require_one_cotangent(g)
         return None, None, *step.gradients(g, kept)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from ..._errors import CollapseError
-from ..._torch import graph_is_kept, is_batched
-from ..captured.graph import outputs_apart
+from ..._torch import graph_is_kept
 from ..captured.layout import Form
 from .accumulation import Accumulation
+from .functions import outputs_apart, require_one_cotangent
 from .gradients import Wanted
 from .step import Step
 
@@ -82,8 +82,7 @@ class _Collapsed(torch.autograd.Function):
             raise CollapseError(
                 "the collapsed backward pass cannot be differentiated again (create_graph=True); use lb.convert"
             )
-        if any(is_batched(each) for each in g if each is not None):
-            raise CollapseError("the collapsed backward pass takes one cotangent at a time (is_grads_batched=False)")
+        require_one_cotangent(g)
         step: Step = ctx.step
         step.require_no_hooks()
         plan, nothing = step.plan, (None, None, None)
