@@ -14,12 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from bench_bytes import Counter, counted
+from bench_bytes import sent_by_collapse, sent_by_ddp
 from bench_memory import SEGMENTS, checkpointed, collapsed_in_parts, in_parts
 from harness import medians, seconds, where_and_when
 from little_memory import CALIBRATION, CLASSES, NETWORKS, Setting
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 from works import step
 
@@ -143,18 +142,12 @@ def _worker(rank: int, folder: str, network: str, setting: Setting) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORKERS)
     x, target = (part.chunk(WORKERS)[rank] for part in batch_of(setting.batch_size))
     usual, *others = NETWORKS[network].methods
-    counters = {usual: Counter()}
-    run = DistributedDataParallel(prepared(network, usual, setting))
-    run.register_comm_hook(None, counters[usual].hook)
-    step(run, x, target)
-    all_reduce = dist.all_reduce
+    sent = {usual: sent_by_ddp(prepared(network, usual, setting), x, target)}
     for method in others:
-        model = prepared(network, method, setting, process_group=dist.group.WORLD)
-        counters[method] = Counter()
-        dist.all_reduce = partial(counted, all_reduce, counters[method])
-        step(model, x, target)
+        fast = prepared(network, method, setting, process_group=dist.group.WORLD)
+        sent[method] = sent_by_collapse(fast, x, target)
     if rank == 0:
-        (Path(folder) / "bytes.json").write_text(json.dumps({name: each.bytes for name, each in counters.items()}))
+        (Path(folder) / "bytes.json").write_text(json.dumps(sent))
     dist.destroy_process_group()
 
 

@@ -106,7 +106,7 @@ def refusal_of(run: Callable[[int], None], rank: int) -> lb.CollapseError | None
 
 
 def ordinary(rank: int) -> dict:
-    """The same under DDP."""
+    """The same under DDP, which is gone before the process group is (see `conversion/test_distributed.py`)."""
     sent = 0
 
     def hook(group: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -37,21 +37,30 @@ def batch() -> Tensor:
 def worker(rank: int, store: str, kind: str, result: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORKERS)
     try:
-        model = net()
-        lb.convert(model)
-        if kind == "ddp":
-            model = DistributedDataParallel(model)
-        else:
-            fully_shard(model, mesh=dist.device_mesh.init_device_mesh("cpu", (WORKERS,)))
-        model(batch().chunk(WORKERS)[rank]).square().mean().backward()
-        whole = {
-            name.removeprefix("module."): p.grad if kind == "ddp" else p.grad.full_tensor()
-            for name, p in model.named_parameters()
-        }
+        whole = gradients(rank, kind)
         if rank == 0:
             torch.save(whole, result)
     finally:
         dist.destroy_process_group()
+
+
+def gradients(rank: int, kind: str) -> dict[str, Tensor]:
+    """Every parameter's whole gradient.
+
+    A function of its own, for DDP has to go before the process group: what goes last joins Gloo's threads, and DDP
+    would do so under the GIL that they wait for (pytorch/pytorch#56297).
+    """
+    model = net()
+    lb.convert(model)
+    if kind == "ddp":
+        model = DistributedDataParallel(model)
+    else:
+        fully_shard(model, mesh=dist.device_mesh.init_device_mesh("cpu", (WORKERS,)))
+    model(batch().chunk(WORKERS)[rank]).square().mean().backward()
+    return {
+        name.removeprefix("module."): p.grad if kind == "ddp" else p.grad.full_tensor()
+        for name, p in model.named_parameters()
+    }
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
