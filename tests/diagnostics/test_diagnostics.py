@@ -1,10 +1,12 @@
 """Diagnostics against values worked out by hand."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import linear_backprop as lb
 from linear_backprop.diagnostics import collapse_error, gradient_alignment, saved_bytes
@@ -97,3 +99,11 @@ def test_saved_bytes_by_hand():
     assert saved_bytes(torch.mul, x, x) == 400  # x twice, one storage
     assert saved_bytes(torch.neg, x) == 0
     assert saved_bytes(lb.with_rule(torch.tanh, lb.Clipped()), x) == 400  # its input
+
+
+def test_what_was_saved_is_freed():
+    x = torch.randn(100, requires_grad=True)
+    made: list[weakref.ref[Tensor]] = []
+    saved_bytes(lambda: made.append(weakref.ref(x.tanh())))
+    gc.collect()
+    assert made[0]() is None

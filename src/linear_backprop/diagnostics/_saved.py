@@ -20,7 +20,7 @@ def saved_bytes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that its own node held as it is would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = function(*args, **kwargs)

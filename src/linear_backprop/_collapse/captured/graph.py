@@ -88,7 +88,8 @@ threads, and in the others Dynamo would take that for the model."""
 @contextmanager
 def undisturbed() -> Generator[None]:
     """A context in which autograd is as it comes: no saved-tensors hooks (a checkpoint's, for one), no anomaly mode."""
-    as_it_is = saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    # Detached: an output that its own node held as it is would never be freed.
+    as_it_is = saved_tensors_hooks(Tensor.detach, lambda tensor: tensor)
     with as_it_is, torch.autograd.set_detect_anomaly(False):
         yield
 
