@@ -420,6 +420,14 @@ def test_the_first_call_may_be_checkpointed():
     assert_right(lambda s, x: s.o(hidden(s, x)), step)
 
 
+def test_the_first_call_may_be_where_saved_tensors_have_no_hooks():
+    def step(run: nn.Module, model: Net) -> None:
+        with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
+            run(batch()).square().sum().backward()
+
+    assert_right(lambda s, x: s.o(hidden(s, x)), step)
+
+
 def test_float16_stays_in_range():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)).half()
