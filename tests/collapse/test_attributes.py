@@ -50,9 +50,9 @@ def test_data_of_the_model_is_written_through():
 def test_a_method_that_would_run_uncollapsed_is_refused_by_name():
     model = Classifier()
     fast = lb.collapse(model)
-    with pytest.raises(AttributeError, match=r"encode\(\) is a method of the model .* call \.model\.encode\(\)"):
+    with pytest.raises(AttributeError, match=r"encode\(\) is a method of the model .* call \.uncollapsed\.encode\(\)"):
         fast.encode(torch.randn(2, 4))
-    assert not hasattr(fast, "encode") and fast.model.encode(torch.randn(2, 4)).shape == (2, 8)
+    assert not hasattr(fast, "encode") and fast.uncollapsed.encode(torch.randn(2, 4)).shape == (2, 8)
 
 
 def test_what_the_model_lacks_is_missing():
@@ -64,7 +64,7 @@ def test_copies_answer_for_their_own_model():
     fast = lb.collapse(Classifier())
     for copied in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
         copied.n_classes = 7
-        assert (copied.model.n_classes, fast.n_classes) == (7, 3)
+        assert (copied.uncollapsed.n_classes, fast.n_classes) == (7, 3)
 
 
 def test_a_shallow_copy_runs_for_itself():
@@ -96,13 +96,13 @@ def test_names_are_the_models():
     model = Named()
     fast = lb.collapse(model, always=True)
     assert (fast.where, fast.check, fast.always, fast.compiled, fast.process_group) == (1, 2, 3, 4, 5)
-    assert fast.layers is model.layers and fast.rule is model.rule
+    assert fast.layers is model.layers and fast.rule is model.rule and fast.model is model.model
     assert fast.get_submodule("layers.0") is model.layers[0] and fast.get_submodule("model") is model.model
-    weight = model.layers[0].weight.detach().clone().requires_grad_()
-    torch.func.functional_call(fast, {"layers.0.weight": weight}, torch.randn(64, 4)).sum().backward()
-    assert weight.grad is not None and model.layers[0].weight.grad is None
-    with pytest.raises(AttributeError, match=r"collapse the other one; its own is \.model\.model"):
-        fast.model = nn.Linear(8, 3)
+    others = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    torch.func.functional_call(fast, others, torch.randn(64, 4)).sum().backward()
+    assert all(p.grad is not None for p in others.values()) and all(p.grad is None for p in model.parameters())
+    with pytest.raises(AttributeError, match="collapse the other one"):
+        fast.uncollapsed = nn.Linear(8, 3)
 
 
 class Checkpointed(Classifier):
@@ -152,7 +152,7 @@ def test_a_state_is_interchangeable_with_the_models(inside):
     model, fast = inside(Checkpointed()), inside(lb.collapse(Checkpointed()))
     theirs, ours = model.state_dict(), fast.state_dict()
     assert list(ours) == list(theirs) and ours._metadata == theirs._metadata
-    own = next(module.model for module in fast.modules() if hasattr(module, "model"))
+    own = next(module.uncollapsed for module in fast.modules() if isinstance(module, lb.Collapsed))
     own.n_classes = 5
     fast.load_state_dict(theirs)
     assert own.n_classes == 3 and own.loaded

@@ -308,7 +308,7 @@ def test_a_partial_collapse_is_pickled():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
     fast = pickle.loads(pickle.dumps(lb.collapse(model, where="3")))
     fast(batch()).sum().backward()
-    assert fast.model[0].weight.grad is not None
+    assert fast.uncollapsed[0].weight.grad is not None
 
 
 @pytest.mark.parametrize("rule", [lb.Linear(), lb.LocallyExact()])

@@ -173,7 +173,7 @@ class Collapsed(Sharing):
     @property
     def _target(self) -> nn.Module:
         """The model; one under `torch.compile`, without it."""
-        return getattr(self.model, "_orig_mod", self.model)
+        return getattr(self.uncollapsed, "_orig_mod", self.uncollapsed)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own output.
@@ -185,10 +185,10 @@ class Collapsed(Sharing):
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return self.model(*args, **kwargs)
+            return self.uncollapsed(*args, **kwargs)
         if is_traced():
             raise CollapseError(
-                "a collapsed model cannot be traced or exported; its model can, with the same outputs: fast.model"
+                "a collapsed model cannot be traced or exported; its model can, with the same outputs: fast.uncollapsed"
             )
         if transforms_active():
             raise CollapseError("a collapsed model does not run under torch.func or forward-mode AD: use lb.convert")
@@ -259,7 +259,7 @@ class Collapsed(Sharing):
 
     def _prepare(self, module: fx.GraphModule, inputs: Sequence[Any], call: Invocation) -> Runner:
         """Analyse a captured graph."""
-        _refuse_converted(self.model)
+        _refuse_converted(self.uncollapsed)
         is_sample = [id(x) in call.given for x in inputs]
         of_samples = [n for n, x in zip(inputs_of(module.graph), inputs, strict=True) if id(x) in call.given]
         size = BatchSize(of_samples, call.batch, size_guards())

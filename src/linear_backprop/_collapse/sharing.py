@@ -28,55 +28,53 @@ class Sharing(nn.Module):
     """A module that stands for another one.
 
     Attributes:
-        model: The other one.
+        uncollapsed: The other one.
     """
 
-    model: nn.Module
+    uncollapsed: nn.Module
 
     def _share(self, model: nn.Module) -> None:
         """Stand for a model, from now on: with the very same dictionaries, so that what either changes, both have."""
-        vars(self).update({name: vars(model)[name] for name in _KEPT_BY_THE_MODEL}, model=model)
+        vars(self).update({name: vars(model)[name] for name in _KEPT_BY_THE_MODEL}, uncollapsed=model)
         del vars(self)["_modules"]
 
     def __getattr__(self, name: str) -> Any:
         """The model's own attribute; of its methods, which would run the model as it is, none."""
-        if "model" not in self.__dict__ or (name.startswith("_") and name != "_modules"):
+        if "uncollapsed" not in self.__dict__ or (name.startswith("_") and name != "_modules"):
             return super().__getattr__(name)
-        value = getattr(self.model, name)
+        value = getattr(self.uncollapsed, name)
         if inspect.ismethod(value):
             raise AttributeError(
-                f"{name}() is a method of the model and would run it as it is, not collapsed; call .model.{name}() "
-                f"where that is meant, and let the model's forward do what is to be collapsed"
+                f"{name}() is a method of the model and would run it as it is, not collapsed; call "
+                f".uncollapsed.{name}() where that is meant, and let the model's forward do what is to be collapsed"
             )
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set the model's own attribute, where it is one of the model's; a module always is."""
-        if name == "model":
-            raise AttributeError(
-                "a collapsed model stands for one model: collapse the other one; its own is .model.model"
-            )
-        if "model" in self.__dict__ and not (name in self.__dict__ or hasattr(type(self), name)):
-            if isinstance(value, nn.Module) or (not name.startswith("_") and hasattr(self.model, name)):
-                return setattr(self.model, name, value)
+        if name == "uncollapsed":
+            raise AttributeError("a collapsed model stands for one model for good: collapse the other one")
+        if "uncollapsed" in self.__dict__ and not (name in self.__dict__ or hasattr(type(self), name)):
+            if isinstance(value, nn.Module) or (not name.startswith("_") and hasattr(self.uncollapsed, name)):
+                return setattr(self.uncollapsed, name, value)
         return super().__setattr__(name, value)
 
     @property
     def training(self) -> bool:  # pyright: ignore
         """The model's mode."""
-        return self.model.training
+        return self.uncollapsed.training
 
     @training.setter
     def training(self, mode: bool) -> None:  # pyright: ignore
-        if "model" in self.__dict__:  # nn.Module sets it first
-            self.model.training = mode
+        if "uncollapsed" in self.__dict__:  # nn.Module sets it first
+            self.uncollapsed.training = mode
 
 
 def _done_by_the_model(name: str) -> Callable[..., Any]:
     @functools.wraps(getattr(nn.Module, name))
     def method(self: Sharing, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(self.model, name)(*args, **kwargs)
-        return self if result is self.model else result
+        result = getattr(self.uncollapsed, name)(*args, **kwargs)
+        return self if result is self.uncollapsed else result
 
     return method
 
