@@ -238,6 +238,11 @@ def autocast_of(device: torch.device) -> tuple[bool, torch.dtype]:
     return torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
 
 
+def saved_tensors_may_have_hooks() -> bool:
+    """False under `disable_saved_tensors_hooks`, where there are none and none may be set."""
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # pyright: ignore
+
+
 def graph_is_kept() -> bool:
     """True where the backward pass under way was asked to keep the graph."""
     return torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore

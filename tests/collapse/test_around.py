@@ -66,9 +66,9 @@ def test_ddps_buckets_do_not_split_the_graph(rule: lb.Linear | lb.LocallyExact):
 def test_a_trace_is_made_of_the_model_itself(trace: Callable[[nn.Module, Tensor], object]):
     fast, x = lb.collapse(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), always=True), torch.randn(20, 6)
     fast(x)
-    with pytest.raises(lb.CollapseError, match=r"cannot be traced or exported; its model can.*fast\.model"):
+    with pytest.raises(lb.CollapseError, match=r"cannot be traced or exported; its model can.*fast\.uncollapsed"):
         trace(fast, x)
-    trace(fast.model, x)
+    trace(fast.uncollapsed, x)
 
 
 def test_tensors_without_values_are_refused():

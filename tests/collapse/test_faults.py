@@ -308,7 +308,7 @@ def test_a_partial_collapse_is_pickled():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
     fast = pickle.loads(pickle.dumps(lb.collapse(model, where="3")))
     fast(batch()).sum().backward()
-    assert fast.model[0].weight.grad is not None
+    assert fast.uncollapsed[0].weight.grad is not None
 
 
 @pytest.mark.parametrize("rule", [lb.Linear(), lb.LocallyExact()])
@@ -416,6 +416,14 @@ def test_constants_formed_like_the_samples_are_constants(formed: Callable[[Tenso
 def test_the_first_call_may_be_checkpointed():
     def step(run: nn.Module, model: Net) -> None:
         torch.utils.checkpoint.checkpoint(run, batch(), use_reentrant=False).square().sum().backward()
+
+    assert_right(lambda s, x: s.o(hidden(s, x)), step)
+
+
+def test_the_first_call_may_be_where_saved_tensors_have_no_hooks():
+    def step(run: nn.Module, model: Net) -> None:
+        with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
+            run(batch()).square().sum().backward()
 
     assert_right(lambda s, x: s.o(hidden(s, x)), step)
 

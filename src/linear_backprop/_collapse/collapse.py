@@ -26,7 +26,7 @@ Legend of the folders beside this file: `captured` hands over a model's graph, `
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -56,6 +56,7 @@ from .step.accumulation import Accumulation
 from .table import table_of
 
 CollapsibleRule = Linear | MeanLinear | LocallyExact
+_BEGUN = ("_captured", "_run", "_runner", "_accumulation")  # what every copy has of its own
 
 
 def collapse(
@@ -142,34 +143,37 @@ class Collapsed(Sharing):
         _refuse_converted(model)
         if any(isinstance(module, Collapsed) for module in model.modules()):
             raise CollapseError("the model is collapsed, or a part of it is: collapse it once, as a whole")
-        self.rule, self.where, self.layers = rule, where, layers
-        self.process_group, self.always, self.check = process_group, always, check
-        self.share(model)
-        self.compiled = compile or is_compiled(model)
+        self._rule, self._where, self._layers = rule, where, layers
+        self._process_group, self._always, self._check = process_group, always, check
+        self._share(model)
+        self._compiles = compile or is_compiled(model)
         selected = selection(where, self._target)
         if selected.calls:
             raise LinearBackpropError(
                 f"collapse selects modules as a whole, got {', '.join(map(repr, selected.calls))}; use convert for "
                 f"single runs of a module"
             )
+        self._begin()
+
+    def _begin(self) -> None:
+        reason = "a collapsed model captures its own graph: use lb.collapse(model, compile=True)"
         self._captured = Captured(self._target, self._prepare, samples=True)
-        self._run = self._untraced()
+        self._run = torch.compiler.disable(self._forward, reason=reason)  # pyright: ignore[reportUnknownVariableType]
         self._runner: CollapsedRunner | LocalRunner | None = None
         self._accumulation: Accumulation | None = None
         self._said = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy captures its own graph.
-        return {**self.__dict__, "_runner": None, "_accumulation": None, "_run": None}
+        return {name: value for name, value in vars(self).items() if name not in _BEGUN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._run = self._untraced()
+        self._begin()
 
     @property
     def _target(self) -> nn.Module:
         """The model; one under `torch.compile`, without it."""
-        return getattr(self.model, "_orig_mod", self.model)
+        return getattr(self.uncollapsed, "_orig_mod", self.uncollapsed)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own output.
@@ -179,16 +183,12 @@ class Collapsed(Sharing):
         """
         return self._run(*args, **kwargs)
 
-    def _untraced(self) -> Callable[..., Any]:
-        reason = "a collapsed model captures its own graph: use lb.collapse(model, compile=True)"
-        return torch.compiler.disable(self._forward, reason=reason)  # pyright: ignore[reportUnknownVariableType]
-
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return self.model(*args, **kwargs)
+            return self.uncollapsed(*args, **kwargs)
         if is_traced():
             raise CollapseError(
-                "a collapsed model cannot be traced or exported; its model can, with the same outputs: fast.model"
+                "a collapsed model cannot be traced or exported; its model can, with the same outputs: fast.uncollapsed"
             )
         if transforms_active():
             raise CollapseError("a collapsed model does not run under torch.func or forward-mode AD: use lb.convert")
@@ -220,7 +220,7 @@ class Collapsed(Sharing):
     def __str__(self) -> str:
         """What the graph of the latest call consists of, what a step costs, and which path it takes."""
         if self._runner is None:
-            return f"collapsed under {self.rule!r}: the model is captured at the first call; print it again after that"
+            return f"collapsed under {self._rule!r}: the model is captured at the first call; print it again after that"
         return table_of(self._runner)
 
     @contextmanager
@@ -242,7 +242,7 @@ class Collapsed(Sharing):
                 or every micro-batch has a linear map of its own: under `LocallyExact`, `MeanLinear`,
                 `ConstantStatistics` or `where`.
         """
-        if not isinstance(self.rule, Linear) or self.where is not None:
+        if not isinstance(self._rule, Linear) or self._where is not None:
             raise LinearBackpropError(
                 "every micro-batch has its own derivatives under LocallyExact, MeanLinear or `where`: call backward() "
                 "for each without accumulate(); their gradients add up"
@@ -259,25 +259,25 @@ class Collapsed(Sharing):
 
     def _prepare(self, module: fx.GraphModule, inputs: Sequence[Any], call: Invocation) -> Runner:
         """Analyse a captured graph."""
-        _refuse_converted(self.model)
+        _refuse_converted(self.uncollapsed)
         is_sample = [id(x) in call.given for x in inputs]
         of_samples = [n for n, x in zip(inputs_of(module.graph), inputs, strict=True) if id(x) in call.given]
         size = BatchSize(of_samples, call.batch, size_guards())
         trace = Trace(module, inputs, is_sample, size, Places(self._target))
-        chain = self.rule.chain if isinstance(self.rule, LocallyExact) else self.rule
+        chain = self._rule.chain if isinstance(self._rule, LocallyExact) else self._rule
         by_unit = isinstance(chain, MeanLinear)
-        selects = None if self.where is None else selection(self.where, self._target).selects
-        analysis = Analysis(trace, size, Selection(self._target, selects, self.layers), positions=not by_unit)
-        options = Options(self.process_group, always=self.always, check=self.check, compiled=self.compiled)
-        if isinstance(self.rule, LocallyExact):
-            runner = LocalRunner(analysis, self.rule, options)
+        selects = None if self._where is None else selection(self._where, self._target).selects
+        analysis = Analysis(trace, size, Selection(self._target, selects, self._layers), positions=not by_unit)
+        options = Options(self._process_group, always=self._always, check=self._check, compiled=self._compiles)
+        if isinstance(self._rule, LocallyExact):
+            runner = LocalRunner(analysis, self._rule, options)
         else:
-            runner = CollapsedRunner(analysis, self.rule, options)
+            runner = CollapsedRunner(analysis, self._rule, options)
 
         def run(call: Invocation, inputs: Sequence[Any]) -> Sequence[Any]:
             self._runner = runner
             collapses = self._accumulation is not None or runner.collapses(call.batch)
-            if not collapses and not self._said and not isinstance(self.rule, LocallyExact):
+            if not collapses and not self._said and not isinstance(self._rule, LocallyExact):
                 self._said = True
                 _say_that_it_is_ordinary(call.batch, runner.costs)
             return runner(inputs, collapses, self._accumulation)

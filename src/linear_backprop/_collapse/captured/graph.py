@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
-from ..._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function
+from ..._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function, saved_tensors_may_have_hooks
 
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
 _RULES = str(Path(__file__).parents[2] / "_conversion")
@@ -90,7 +90,7 @@ def undisturbed() -> Generator[None]:
     """A context in which autograd is as it comes: no saved-tensors hooks (a checkpoint's, for one), no anomaly mode."""
     # Detached: an output that its own node held as it is would never be freed.
     as_it_is = saved_tensors_hooks(Tensor.detach, lambda tensor: tensor)
-    with as_it_is, torch.autograd.set_detect_anomaly(False):
+    with as_it_is if saved_tensors_may_have_hooks() else nullcontext(), torch.autograd.set_detect_anomaly(False):
         yield
 
 
