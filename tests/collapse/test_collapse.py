@@ -239,7 +239,7 @@ def test_parameters_and_state_are_the_model_s():
     fast.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()})
     fast.float()
     assert next(model.parameters()).dtype == torch.float32
-    assert not fast.eval().model.training
+    assert fast.eval() is fast and not model.training
 
 
 def test_training_with_momentum_and_weight_decay_follows_the_ordinary_path():
@@ -328,8 +328,9 @@ def test_modules_that_depend_on_the_sample_are_refused_by_name(layer: nn.Module,
         (nn.MultiheadAttention(4, 2), (torch.randn(9, 3, 4),) * 3, "MultiheadAttention at 'the model' cannot be coll"),
         (nn.LSTM(3, 3), (torch.randn(9, 5, 3),), "cannot be captured whole.*LSTM"),
         (nn.Embedding(5, 3), (torch.randint(5, (9,)),), "Embedding at 'the model' .*its input is an index"),
+        (torch.jit.trace(nn.Linear(3, 3), torch.randn(9, 3)), (torch.randn(9, 3),), "cannot be captured whole"),
     ],
-    ids=["Bilinear", "MultiheadAttention", "LSTM", "Embedding"],
+    ids=["Bilinear", "MultiheadAttention", "LSTM", "Embedding", "traced"],
 )
 def test_other_refused_modules(module: nn.Module, x: tuple[Tensor, ...], message: str):
     with pytest.raises(lb.CollapseError, match=message):

@@ -35,7 +35,7 @@ class Sharing(nn.Module):
 
     def _share(self, model: nn.Module) -> None:
         """Stand for a model, from now on: with the very same dictionaries, so that what either changes, both have."""
-        vars(self).update({name: vars(model)[name] for name in _KEPT_BY_THE_MODEL}, uncollapsed=model)
+        vars(self).update({name: getattr(model, name) for name in _KEPT_BY_THE_MODEL}, uncollapsed=model)
         del vars(self)["_modules"]
 
     def __getattr__(self, name: str) -> Any:
