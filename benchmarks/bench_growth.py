@@ -10,6 +10,7 @@ The collapsed path is forced, also where `collapse` would choose the ordinary on
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -56,6 +57,7 @@ GROWN = {
     "depth": (2, 4, 8, 16, 32),
     "outputs": (1, 10, 30, 100, 300, 1000),
 }
+AT_LEAST = 2.0  # seconds that the rounds of Backprop take together: few steps of milliseconds say little
 LABELS = {"samples": "N", "width": "d", "depth": "depth", "outputs": "C"}
 
 
@@ -74,7 +76,9 @@ def measured(point: Point, rounds: int) -> tuple[dict[str, float], bool]:
         "forward": partial(forward_only, model, x, target),
         "collapsed": partial(step, fast, x, target),
     }
-    times = medians({name: partial(clocked, way) for name, way in ways.items()}, rounds)
+    clocks = {name: partial(clocked, way) for name, way in ways.items()}
+    once = medians(clocks, 1)["Backprop"]
+    times = medians(clocks, max(rounds, math.ceil(AT_LEAST / once)))
     chosen = lb.collapse(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is the ordinary backward pass
@@ -102,10 +106,10 @@ def plot(gains: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
 def main() -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="at least; more where a step is short")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    print(f"Measured on {where_and_when()}. {arguments.rounds} rounds. float32, eager.\n")
+    print(f"Measured on {where_and_when()}. {arguments.rounds} rounds or more. float32, eager.\n")
     rows, gains = [], {}
     for name, sizes in GROWN.items():
         gains[name] = []
