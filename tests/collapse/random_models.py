@@ -346,7 +346,8 @@ def other_model(seed: int) -> tuple[Drawn, list[str]]:
 def verdict(model: nn.Module, seed: int) -> str:
     """What collapse makes of a model: "right", "refused", or what was wrong; before and after a change of weights."""
     torch.manual_seed(seed)
-    batches = [torch.randn(SAMPLES, FEATURES), 30 * torch.randn(SAMPLES + 3, FEATURES)]
+    device = next(model.parameters()).device
+    batches = [torch.randn(SAMPLES, FEATURES).to(device), 30 * torch.randn(SAMPLES + 3, FEATURES).to(device)]
     twin = copy.deepcopy(model)
     fast = lb.collapse(model, always=True)
     for x in batches:
@@ -370,7 +371,7 @@ def verdict(model: nn.Module, seed: int) -> str:
 def gradients(run: nn.Module, model: nn.Module, x: Tensor, seed: int) -> list[Tensor | None]:
     torch.manual_seed(seed)
     x = x.clone().requires_grad_()
-    weights = torch.linspace(-1, 1, len(x) * OUTPUTS).view(len(x), OUTPUTS)
+    weights = torch.linspace(-1, 1, len(x) * OUTPUTS, device=x.device).view(len(x), OUTPUTS)
     wanted = [x, *(p for p in model.parameters() if p.requires_grad)]
     y = run(x)
     return list(torch.autograd.grad((y * weights).sum() + y.square().mean(), wanted, allow_unused=True))

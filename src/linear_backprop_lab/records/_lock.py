@@ -17,7 +17,7 @@ class BusyError(Exception):
 
 
 @contextmanager
-def lock(run: Run) -> Generator[None]:
+def lock(run: Run, *, wait: bool = False) -> Generator[None]:
     """Hold the run for this process, so that no other makes it meanwhile.
 
     The operating system gives the lock back when its holder ends, in whichever way, so that there is no
@@ -25,12 +25,16 @@ def lock(run: Run) -> Generator[None]:
     `flock` (NFS from version 4, Lustre mounted with `flock`); where they do not, give each machine a
     folder of its own and merge by copying.
 
+    Args:
+        run: What is held; its folder need not exist.
+        wait: Whether to wait for a process that holds it.
+
     Raises:
-        BusyError: Another process holds it.
+        BusyError: Another process holds it, and `wait` is false.
         RunError: The folder cannot be written.
     """
     path = _path(run)
-    held = FileLock(path, timeout=0)
+    held = FileLock(path, timeout=-1 if wait else 0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()

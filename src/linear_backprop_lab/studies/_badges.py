@@ -15,6 +15,7 @@ GOES_ON = "not finished"
 
 _FEWEST_IMAGES, _FEWEST_SEEDS = 1000, 5
 _PAPER_WIDTH, _PAPER_INFLATION = 1, 5
+_OF_OTHER_NETWORKS = ("collapse", "transfer-networks")
 
 
 def with_badges(section: Section, runs: Sequence[Run]) -> Section:
@@ -40,7 +41,7 @@ def _is_smoke(run: Run) -> bool:
 
 def _is_small(run: Run) -> bool:
     """Whether the network is narrower than the paper's; networks of other experiments have no width of the paper."""
-    if run.config["experiment"] == "collapse":
+    if run.config["experiment"] in _OF_OTHER_NETWORKS:
         return False
     model = run.config.get("model", {})
     return model.get("width", _PAPER_WIDTH) < _PAPER_WIDTH or model.get("inflate", _PAPER_INFLATION) < _PAPER_INFLATION

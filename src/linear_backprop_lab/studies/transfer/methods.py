@@ -63,7 +63,8 @@ def attack_of(method: Method, model: nn.Module, settings: dict[str, Any], seed: 
         settings: `eps`, `alpha`, `steps` and `momentum`.
         seed: Of the random start.
     """
-    more: dict[str, Any] = {**settings, "random_start": True, "generator": torch.Generator().manual_seed(seed)}
+    device = next(model.parameters()).device
+    more: dict[str, Any] = {**settings, "random_start": True, "generator": torch.Generator(device).manual_seed(seed)}
     if method.kind == PLAIN:
         return IterativeFGSM(model, **more)
     paths = activation_paths(model)

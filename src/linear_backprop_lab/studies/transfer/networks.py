@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from linear_backprop_lab.data import ImageDataset
-from linear_backprop_lab.records import Run, write_whole
+from linear_backprop_lab.records import Run, lock, write_whole
 from linear_backprop_lab.studies._job import Job, OnStep
 from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
@@ -41,9 +41,9 @@ _SMALLEST: dict[str, dict[str, Any]] = {
     "MobileNet-like": {"widths": (8, 16), "blocks": 1},
 }
 _WIDEST: dict[str, dict[str, Any]] = {
-    "VGG19": {"width": 1.0},
-    "bottleneck": {"widths": (64, 128, 256), "blocks": (3, 4, 3)},
-    "plain": {"widths": (128, 256, 512, 512)},
+    "VGG19": {"width": 1 / 2},
+    "bottleneck": {"widths": (32, 64, 128), "blocks": (3, 4, 3)},
+    "plain": {"widths": (64, 128, 256, 256)},
     "MobileNet-like": {"widths": (64, 128, 256)},
 }
 _EPOCHS = {"VGG19": 10, "bottleneck": 6, "plain": 4, "MobileNet-like": 3}
@@ -53,9 +53,16 @@ def network_config(name: str, scale: Scale) -> dict[str, Any]:
     """How a network is built and trained; at the smallest scale it is narrow and hardly trained, on digits."""
     sizes = {Scale.SMOKE: _SMALLEST, Scale.CPU: dict[str, dict[str, Any]](), Scale.PAPER: _WIDEST}[scale]
     images = {Scale.SMOKE: 512, Scale.CPU: 50_000, Scale.PAPER: 50_000}[scale]
-    epochs = {Scale.SMOKE: 2, Scale.CPU: _EPOCHS[name], Scale.PAPER: 100}[scale]
+    epochs = {Scale.SMOKE: 2, Scale.CPU: _EPOCHS[name], Scale.PAPER: 30}[scale]
+    larger = 2 if scale is Scale.PAPER else 1  # batches, and with them the rate: for a GPU
     recipe = OneCycle(
-        epochs=epochs, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, images=images, channels_last=True
+        epochs=epochs,
+        batch_size=128 * larger,
+        learning_rate=0.1 * larger,
+        momentum=0.9,
+        weight_decay=5e-4,
+        images=images,
+        channels_last=True,
     )
     return {
         "experiment": NAME,
@@ -87,14 +94,18 @@ def network_job(run: Run, place: Place) -> Job:
 
 
 def trained_network(config: Mapping[str, Any], place: Place) -> nn.Module:
-    """The network, in eval mode, for images in [0, 1]; trained again where its weights are not at hand."""
+    """The network, in eval mode, for images in [0, 1]; trained again where its weights are not at hand.
+
+    Of several processes that want it, one trains it while the others wait.
+    """
     run = Run(place.root, config)
     path = run.folder / _WEIGHTS
-    if not path.exists():
-        with tempfile.TemporaryDirectory() as scratch:
-            model = _train(Run(Path(scratch), config), place, lambda step: None)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _keep(model, path)
+    with lock(run, wait=True):
+        if not path.exists():
+            with tempfile.TemporaryDirectory() as scratch:
+                model = _train(Run(Path(scratch), config), place, lambda step: None)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _keep(model, path)
     model = Scaled(build_model(run.config["model"], seed=0))
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.requires_grad_(False).eval()

@@ -20,16 +20,16 @@ from linear_backprop_lab.studies._job import Job, OnStep
 from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
 from linear_backprop_lab.studies._study import Plan
-from linear_backprop_lab.studies.images.building import build_model
+from linear_backprop_lab.studies.images.building import build_model, training_device
 from linear_backprop_lab.studies.images.run import images_of, seconds_of_a_step
 
-from .methods import Kind, Method, activation_paths, attack_of, methods_of
+from .methods import PLAIN, Kind, Method, activation_paths, attack_of, methods_of
 from .networks import SOURCES, VICTIMS, network_config, trained_network
 
 NAME = "transfer"
 
 _KINDS: tuple[Kind, ...] = ("LinBP", "Renormalized", "first two runs", "SiLU", "BPA")
-_BATCH = 64
+_BATCHES = {"cpu": 64, "cuda": 1000}
 
 
 class _Size(NamedTuple):
@@ -38,23 +38,22 @@ class _Size(NamedTuple):
     positions: int
 
 
-class _Setting(NamedTuple):
-    steps: int
-    momentum: float
-
-
 _SIZES = {
     Scale.SMOKE: _Size(images=16, starts=1, positions=2),
     Scale.CPU: _Size(images=256, starts=2, positions=8),
     Scale.PAPER: _Size(images=1000, starts=5, positions=16),
 }
-_SETTINGS = {
-    Scale.SMOKE: (_Setting(2, 0.0), _Setting(2, 1.0)),
-    Scale.CPU: tuple(_Setting(steps, momentum) for steps in (10, 100) for momentum in (0.0, 1.0)),
-    Scale.PAPER: tuple(_Setting(steps, momentum) for steps in (10, 100) for momentum in (0.0, 1.0)),
+_STEPS = {Scale.SMOKE: (2,), Scale.CPU: (10, 100), Scale.PAPER: (10, 100)}
+_MOMENTA = (0.0, 1.0)
+
+# At the paper's scale networks of any strength: each pair is tried where the plain attack does neither little nor all.
+_EPS: dict[Scale, float | list[float]] = {
+    Scale.SMOKE: 8 / 255,
+    Scale.CPU: 8 / 255,
+    Scale.PAPER: [levels / 255 for levels in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)],
 }
-_FEWER = {"LinBP": 4, "others": 2}
-_EPS, _ALPHA = 8 / 255, 2 / 255
+FOOLED_AT_LEAST = 0.4
+"""Of a pair's images by I-FGSM: the least of several changes that does so is the pair's."""
 
 
 def plan(place: Place, scale: Scale) -> Plan:
@@ -63,16 +62,17 @@ def plan(place: Place, scale: Scale) -> Plan:
     A line of `metrics.jsonl` is of one attack: `kind`, `changed` (how many modules of activations follow the rule, from
     the output on), and `fooled`, for each random start and network the share of images that it takes for something
     else; `fooled.npz` says which. At the smallest scale the networks are narrow, and the images digits; at the paper's
-    the networks are wide, with 1,000 images and five random starts.
+    the networks are wide, with 1,000 images and five random starts, and the largest change is each pair's own.
     """
-    settings = itertools.product(_SETTINGS[scale], SOURCES, VICTIMS)
-    return Plan([_config(source, victim, setting, scale) for setting, source, victim in settings])
+    settings = itertools.product(_STEPS[scale], _MOMENTA, SOURCES, VICTIMS)
+    return Plan([_config(source, victim, steps, momentum, scale) for steps, momentum, source, victim in settings])
 
 
-def _config(source: str, victim: str, setting: _Setting, scale: Scale) -> dict[str, Any]:
-    size = _SIZES[scale]
+def _config(source: str, victim: str, steps: int, momentum: float, scale: Scale) -> dict[str, Any]:
+    size, eps = _SIZES[scale], _EPS[scale]
     networks = {name: network_config(name, scale) for name in (source, victim)}
-    whole = scale is Scale.PAPER or (setting.steps <= 10 and not setting.momentum)
+    is_long = steps > _STEPS[scale][0]
+    whole = not is_long and (scale is Scale.PAPER or not momentum)
     return {
         "experiment": NAME,
         "source": source,
@@ -82,12 +82,15 @@ def _config(source: str, victim: str, setting: _Setting, scale: Scale) -> dict[s
         "images": size.images,
         "all_right": scale is not Scale.SMOKE,
         "train_images": networks[source]["train_images"],
-        "starts": list(range(size.starts if setting.steps <= 10 or scale is Scale.PAPER else 1)),
-        "positions": {"LinBP": size.positions, "others": max(1, size.positions // 4)} if whole else _FEWER,
-        "eps": _EPS,
-        "alpha": _ALPHA,
-        "steps": setting.steps,
-        "momentum": setting.momentum,
+        "starts": list(range(size.starts // 2 if is_long else size.starts)),
+        "positions": {
+            "LinBP": size.positions if whole else size.positions // 2,
+            "others": max(1, size.positions // 4) if whole else 2,
+        },
+        "eps": eps,
+        "alpha": [each / 4 for each in eps] if isinstance(eps, list) else eps / 4,
+        "steps": steps,
+        "momentum": momentum,
     }
 
 
@@ -107,8 +110,9 @@ def job(run: Run, place: Place) -> Job:
 def _estimate(config: Mapping[str, Any]) -> float:
     """Seconds at most, by timing a step of Backprop on the source; a rule of one's own makes it twice as dear."""
     source = json.dumps(config["networks"][config["source"]]["model"], sort_keys=True)
-    step, _ = seconds_of_a_step(source, _BATCH, False)
-    batches = math.ceil(config["images"] / _BATCH) * len(config["starts"])
+    batch = _BATCHES[training_device()]
+    step, _ = seconds_of_a_step(source, batch, False)
+    batches = math.ceil(config["images"] / batch) * len(config["starts"])
     return 2 * step * batches * config["steps"] * len(methods(config))
 
 
@@ -122,12 +126,19 @@ def methods(config: Mapping[str, Any]) -> list[Method]:
 def _perform(run: Run, place: Place, on_step: OnStep) -> None:
     """Make the run from its beginning."""
     config = run.config
-    networks = {name: trained_network(each, place) for name, each in config["networks"].items()}
+    device = training_device()
+    layout = torch.channels_last if device == "cuda" else torch.preserve_format
+    networks = {
+        name: trained_network(each, place).to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+        for name, each in config["networks"].items()
+    }
     found = images_of(config["networks"][config["source"]], place.images())
     run.start()
     started = time.perf_counter()
-    images, labels = _chosen(networks.values() if config["all_right"] else (), found, config["images"])
+    images, labels = _chosen(networks.values() if config["all_right"] else (), found, config["images"], device)
     settings = {name: config[name] for name in ("eps", "alpha", "steps", "momentum")}
+    if isinstance(config["eps"], list):
+        settings |= _of_the_pair(config, networks, images, labels)
     fooled: list[np.ndarray] = []
     for done, method in enumerate(methods(config), start=1):
         begun = time.perf_counter()
@@ -142,23 +153,38 @@ def _perform(run: Run, place: Place, on_step: OnStep) -> None:
     run.close(
         status="finished",
         images=len(images),
+        eps=settings["eps"],
         source=found.source,
         seconds=time.perf_counter() - started,
     )
 
 
+def _of_the_pair(
+    config: Mapping[str, Any], networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor
+) -> dict[str, float]:
+    """The least `eps` by which I-FGSM of ten steps fools enough, or the largest there is, and its `alpha`."""
+    chosen: dict[str, float] = {}
+    for eps, alpha in zip(config["eps"], config["alpha"], strict=True):
+        chosen = {"eps": eps, "alpha": alpha}
+        settings = {**chosen, "steps": 10, "momentum": 0.0}
+        _, of_victim = _fooled(Method(PLAIN), networks, config["source"], images, labels, settings, seed=0)
+        if of_victim.mean() >= FOOLED_AT_LEAST:
+            break
+    return chosen
+
+
 @torch.no_grad()
-def _chosen(networks: Iterable[nn.Module], found: ImageDataset, wanted: int) -> tuple[Tensor, Tensor]:
+def _chosen(networks: Iterable[nn.Module], found: ImageDataset, wanted: int, device: str) -> tuple[Tensor, Tensor]:
     """The first of some test images, as many of each class, that both networks classify rightly; at most `wanted`.
 
     Raises:
         RunError: They are fewer than two.
     """
     drawn = found.subset(None, min(len(found.test_images), 4 * wanted))
-    images, labels = drawn.test_images.float() / 255, drawn.test_labels
+    images, labels = drawn.test_images.to(device).float() / 255, drawn.test_labels.to(device)
     right = torch.ones_like(labels, dtype=torch.bool)
     for network in networks:
-        right &= torch.cat([network(batch).argmax(1) for batch in images.split(_BATCH)]) == labels
+        right &= torch.cat([network(batch).argmax(1) for batch in images.split(_BATCHES[device])]) == labels
     if right.sum() < 2:
         raise RunError(f"both networks classify {right.sum()} of {len(labels)} images rightly; train them for longer")
     return images[right][:wanted], labels[right][:wanted]
@@ -175,7 +201,8 @@ def _fooled(
 ) -> np.ndarray:
     """Which images each network takes for something else: (networks, images)."""
     attack = attack_of(method, networks[source], settings, seed)
-    crafted = [attack(*each) for each in zip(images.split(_BATCH), labels.split(_BATCH), strict=True)]
+    batch = _BATCHES[images.device.type]
+    crafted = [attack(*each) for each in zip(images.split(batch), labels.split(batch), strict=True)]
     with torch.no_grad():
         guesses = [torch.cat([network(batch).argmax(1) for batch in crafted]) for network in networks.values()]
-    return torch.stack([guess != labels for guess in guesses]).numpy()
+    return torch.stack([guess != labels for guess in guesses]).cpu().numpy()

@@ -10,10 +10,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, by_direction
 from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, YELLOW, label_ends, panels, to_svg
+from linear_backprop_lab.studies._badges import SMALL
 
 from .methods import PLAIN
-from .networks import NAME as NETWORKS
-from .table import Comparison, Gain, Row, comparisons, is_linear, rows
+from .runs import FOOLED_AT_LEAST
+from .table import Comparison, Gain, Row, comparisons, is_linear, largest, rows
 
 _STYLES = {"LinBP": ORANGE, "Renormalized": GREEN, "first two runs": GREY, "SiLU": PURPLE, "BPA": YELLOW}
 _PLAIN = BLUE["color"]
@@ -21,24 +22,26 @@ _PLAIN = BLUE["color"]
 
 def transfer(runs: Sequence[Run]) -> Section:
     """The section, from complete runs of the experiment `transfer`, at least one, and of its networks."""
-    table = rows(runs)
+    attacks = largest(runs)
+    table = rows(attacks)
     found = comparisons(table)
     fewest = min(row.steps for row in table)
     return Section(
         id="transfer",
         title="Transfer attacks: does a linear backward pass fool other networks better?",
-        asked=f"{_QUESTION} {_setting(runs, table)} {_networks(runs)}",
+        asked=f"{_QUESTION} {_setting(attacks, table)} {_networks(attacks, runs)}",
         figures=tuple(_by_position(table, *group) for group in _groups(table) if group[0] == fewest),
         claims=(_claim(found, is_linear, "A linear backward pass transfers better."), _claim(found, _is_silu, _SILU)),
         table=Table.of(list(map(_cells, found))),
-        rerun="linear-backprop reproduce transfer-networks transfer",
+        rerun=f"linear-backprop reproduce transfer-networks transfer{'' if _is_small(attacks) else ' --scale paper'}",
         finding=_finding(found),
+        badges=(SMALL,) if _is_small(attacks) else (),
     )
 
 
 _QUESTION = (
     "Guo et al. (2020) report that adversarial examples crafted with a backward pass that is linear above some layer "
-    "(LinBP) fool other networks far better. Here they are crafted on one small network and tried on others. Beside "
+    "(LinBP) fool other networks far better. Here they are crafted on one network and tried on others. Beside "
     "LinBP, by position: its gradient rescaled to the true one's norm (Renormalized), linear in the first two runs of "
     "a block's ReLU alone as Guo et al. do on ResNets, SiLU's slope for ReLU's (SiLU), and that with softened pooling "
     "(BPA). In a network without branches Renormalized scales each image's gradient as a whole, and is LinBP."
@@ -54,19 +57,32 @@ def _groups(table: Sequence[Row]) -> list[tuple[int, float]]:
     return sorted({(row.steps, row.momentum) for row in table})
 
 
-def _setting(runs: Sequence[Run], table: Sequence[Row]) -> str:
-    eps = next(run.config["eps"] for run in runs if run.config["experiment"] != NETWORKS)
+def _is_small(attacks: Sequence[Run]) -> bool:
+    """Whether the networks and images are those of a laptop."""
+    return not isinstance(attacks[0].config["eps"], list)
+
+
+def _setting(attacks: Sequence[Run], table: Sequence[Row]) -> str:
     groups = ", ".join(f"{steps} with momentum {momentum:g}" for steps, momentum in _groups(table))
     starts = max(row.fooled.shape[0] for row in table)
+    more = "; small networks, few images and starts: the paper scale asks for more" if _is_small(attacks) else ""
     return (
-        f"{table[0].fooled.shape[1]} test images that source and victim classify rightly, changes of at most "
-        f"{255 * eps:g}/255, steps: {groups}, at most {starts} random starts; small networks, few images and starts: "
-        "the paper scale asks for the whole."
+        f"{table[0].fooled.shape[1]:,} test images that source and victim classify rightly, "
+        f"{_changes(attacks, table)}, steps: {groups}, at most {starts} random starts{more}."
     )
 
 
-def _networks(runs: Sequence[Run]) -> str:
-    trained = [run for run in runs if run.config["experiment"] == NETWORKS]
+def _changes(attacks: Sequence[Run], table: Sequence[Row]) -> str:
+    of_pairs = {f"{row.source} to {row.victim}": 255 * row.eps for row in table}
+    if _is_small(attacks):
+        return f"changes of at most {max(of_pairs.values()):g}/255"
+    each = ", ".join(f"{pair} {levels:g}/255" for pair, levels in of_pairs.items())
+    return f"the least change at which I-FGSM of ten steps fools the victim on {FOOLED_AT_LEAST:.0%} of them ({each})"
+
+
+def _networks(attacks: Sequence[Run], runs: Sequence[Run]) -> str:
+    attacked = [config for run in attacks for config in run.config.get("networks", {}).values()]
+    trained = [run for run in runs if run.config in attacked]
     accuracies = ", ".join(f"{run.config['network']} {run.record['test_accuracy']:.1%}" for run in trained)
     return f"Test accuracies: {accuracies}." if trained else ""
 
@@ -152,6 +168,7 @@ def _cells(each: Comparison) -> dict[str, str]:
         "victim": row.victim,
         "steps": str(row.steps),
         "momentum": f"{row.momentum:g}",
+        "eps": f"{255 * row.eps:g}/255",
         "attack": each.kind,
         "changed": str(row.method.changed),
         "fooled": f"{row.rate:.1%} ({low:.1%} to {high:.1%})",

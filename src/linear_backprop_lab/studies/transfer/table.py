@@ -22,6 +22,7 @@ class Row:
         victim: Where it was tried.
         steps: Of the attack.
         momentum: Of the attack.
+        eps: The largest change of a pixel.
         method: Which attack.
         fooled: For every seed and image whether the victim was fooled: (seeds, images).
     """
@@ -30,6 +31,7 @@ class Row:
     victim: str
     steps: int
     momentum: float
+    eps: float
     method: Method
     fooled: NDArray[np.bool_]
 
@@ -80,12 +82,16 @@ def gain(row: Row, over: Row, part: slice = slice(None)) -> Gain:
     return Gain(value, value - error, value + error)
 
 
-def rows(runs: Sequence[Run]) -> list[Row]:
-    """Every attack and victim of the complete runs; of several sizes the one of most images."""
+def largest(runs: Sequence[Run]) -> list[Run]:
+    """The runs of attacks; of several sizes those of most images."""
     attacks = [run for run in runs if run.config["experiment"] == "transfer"]
     most = max(run.config["images"] for run in attacks)
-    largest = [run for run in attacks if run.config["images"] == most]
-    return [row for run in sorted(largest, key=_setting) for row in _rows(run)]
+    return sorted((run for run in attacks if run.config["images"] == most), key=_setting)
+
+
+def rows(attacks: Sequence[Run]) -> list[Row]:
+    """Every attack and victim of the complete runs."""
+    return [row for run in attacks for row in _rows(run)]
 
 
 def _setting(run: Run) -> tuple[str, str, int, float]:
@@ -97,8 +103,9 @@ def _setting(run: Run) -> tuple[str, str, int, float]:
 def _rows(run: Run) -> list[Row]:
     with np.load(run.folder / "fooled.npz") as arrays:
         fooled = arrays["fooled"]  # (attacks, starts, source and victim, images)
+    eps = run.record.get("eps", run.config["eps"])
     return [
-        Row(*_setting(run), Method(line["kind"], line["changed"]), of_attack[:, 1])
+        Row(*_setting(run), eps, Method(line["kind"], line["changed"]), of_attack[:, 1])
         for line, of_attack in zip(run.metrics, fooled, strict=True)
     ]
 

@@ -1,13 +1,16 @@
+import threading
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import linear_backprop as lb
 from linear_backprop.attacks import IterativeFGSM
-from linear_backprop_lab.records import Run, RunError
+from linear_backprop_lab.records import Run, RunError, lock
 from linear_backprop_lab.studies import Place, Scale, experiments_named, jobs_of
 from linear_backprop_lab.studies.images.building import build_model
-from linear_backprop_lab.studies.transfer import networks
+from linear_backprop_lab.studies.transfer import networks, runs
 from linear_backprop_lab.studies.transfer.methods import Method, activation_paths, attack_of, methods_of
 from linear_backprop_lab.studies.transfer.networks import network_config, network_job, trained_network
 from linear_backprop_lab.studies.transfer.runs import job, methods, plan
@@ -102,6 +105,40 @@ def test_a_network_takes_images_in_0_to_1_as_it_was_trained_on_bytes(tmp_path):
 
     scaled = networks.Scaled(network, Data())  # pyright: ignore
     torch.testing.assert_close(scaled(images.float() / 255), network(Normalizer(images)(images)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_another_process_trains_is_waited_for(tmp_path, monkeypatch):
+    run = Run(tmp_path, network_config("plain", Scale.SMOKE))
+    found: list[nn.Module] = []
+    waiting = threading.Thread(target=lambda: found.append(trained_network(run.config, Place(tmp_path))))
+    with lock(run):
+        waiting.start()
+        network_job(run, Place(tmp_path)).perform(lambda step: None)
+        monkeypatch.setattr(networks, "_train", None)  # whoever trains it again fails
+        assert not found
+    waiting.join()
+    assert not found[0].training
+
+
+def test_a_pair_is_tried_at_the_least_change_that_fools_enough(tmp_path, monkeypatch):
+    rates = {1 / 255: 0.1, 2 / 255: 0.39, 3 / 255: 0.45, 4 / 255: 0.8}
+    asked: list[float] = []
+
+    def fooled(method, networks, source, images, labels, settings, seed):
+        assert settings["alpha"] == settings["eps"] / 4
+        if (settings["steps"], settings["momentum"]) == (10, 0.0) and method == Method("I-FGSM"):
+            asked.append(settings["eps"])
+        return np.arange(2 * len(images)).reshape(2, -1) % 100 < 100 * rates[settings["eps"]]
+
+    monkeypatch.setattr(runs, "_fooled", fooled)
+    config = plan(Place(tmp_path), Scale.SMOKE).configs[0]
+    several = {**config, "eps": list(rates), "alpha": [eps / 4 for eps in rates], "images": 100}
+    for least, chosen in ((0.4, 3 / 255), (0.9, 4 / 255)):
+        monkeypatch.setattr(runs, "FOOLED_AT_LEAST", least)
+        run = Run(tmp_path / str(least), several)
+        job(run, Place(tmp_path)).perform(lambda step: None)
+        assert run.record["eps"] == chosen
+    assert asked == [1 / 255, 2 / 255, 3 / 255, *rates]
 
 
 def test_networks_that_agree_on_no_image_are_told(tmp_path):

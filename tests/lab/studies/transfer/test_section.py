@@ -14,7 +14,9 @@ def fooled(share: float, start: int = 0) -> np.ndarray:
     return (np.arange(start, IMAGES + start) % 100) < 100 * share
 
 
-def made_up(root, *, source="VGG19", victim="plain", steps=10, momentum=0.0, images=IMAGES, **shares):
+def made_up(
+    root, *, source="VGG19", victim="plain", steps=10, momentum=0.0, images=IMAGES, eps=4 / 255, record=None, **shares
+):
     """A run whose attacks fool the victim on a share of images; keys are kinds, values shares by position."""
     config = {
         "experiment": "transfer",
@@ -22,7 +24,7 @@ def made_up(root, *, source="VGG19", victim="plain", steps=10, momentum=0.0, ima
         "victim": victim,
         "images": images,
         "train_images": 50_000,
-        "eps": 4 / 255,
+        "eps": eps,
         "steps": steps,
         "momentum": momentum,
     }
@@ -37,7 +39,7 @@ def made_up(root, *, source="VGG19", victim="plain", steps=10, momentum=0.0, ima
         run.log(kind=kind, changed=changed, fooled=[], seconds=1.0)
     of_attacks = [[[fooled(1.0), fooled(share)]] * 2 for _, _, share in attacks]
     run.save_arrays("fooled", fooled=np.array(of_attacks)[..., :images])
-    run.close(status="finished", images=images, seconds=1.0)
+    run.close(status="finished", images=images, seconds=1.0, **(record or {}))
     return run
 
 
@@ -129,6 +131,17 @@ def test_a_smaller_set_of_images_does_not_count(tmp_path):
     whole = made_up(tmp_path, plain_rate=0.5, LinBP=[0.6])
     small = made_up(tmp_path, images=100, plain_rate=0.1, LinBP=[0.9])
     assert transfer([small, whole]) == transfer([whole])
+
+
+def test_each_pair_s_own_change_is_told(tmp_path):
+    config = {"eps": [1 / 255, 2 / 255, 3 / 255]}
+    first = made_up(tmp_path, plain_rate=0.5, LinBP=[0.6], record={"eps": 2 / 255}, **config)
+    other = made_up(tmp_path, victim="MobileNet-like", plain_rate=0.5, LinBP=[0.6], record={"eps": 3 / 255}, **config)
+    section = transfer([first, other])
+    assert "fools the victim on 40% of them" in section.asked
+    assert "(VGG19 to MobileNet-like 3/255, VGG19 to plain 2/255)" in section.asked
+    assert section.table is not None and [cells[4] for cells in section.table.rows] == ["3/255", "2/255"]
+    assert section.rerun.endswith("--scale paper") and section.badges == ()
 
 
 def test_the_smallest_scale_decides_nothing(tmp_path):
