@@ -9,7 +9,8 @@ from typing import Any
 from ._torch import Function
 
 
-@dataclass(frozen=True)
+# Not frozen: the Dynamo of PyTorch 2.11 finds no function in a frozen one.
+@dataclass
 class Call:
     """One call of a function, before or after it runs; what a `LayerRule` of one's own is given.
 
