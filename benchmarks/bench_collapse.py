@@ -47,7 +47,7 @@ def time_row(work: Work, samples: int, rounds: int, bf16: bool, compiled: bool) 
 
 def row(work: Work, samples: int, times: dict[str, float]) -> list[str]:
     """Milliseconds of Backprop and forward, gain and cost of the others."""
-    cells = [f"{times[name] * 1e3:.0f} ms" for name in ("Backprop", "forward")]
+    cells = [f"{times[name] * 1e3:.3g} ms" for name in ("Backprop", "forward")]
     for rule in RULES:
         gain, over = times["Backprop"] / times[rule], times[rule] / times["forward"]
         cells.append(f"{gain:.2f}x, {over:.2f} of forward")
