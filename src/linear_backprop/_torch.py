@@ -329,9 +329,26 @@ def is_bare(module: nn.Module) -> bool:
     return not (module._modules or module._parameters or module._buffers)
 
 
+def run_as_written(function: Any) -> Any:
+    """Keep Dynamo from compiling a function, and what it calls, by itself; in a caller that it traces, it traces it.
+
+    After a graph broke, Dynamo compiles whatever frame runs next. That of a mode's `__torch_function__` is not worth
+    it, and came out wrong: on PyTorch 2.13 it returned numbers of Dynamo's own in the place of tensors.
+    """
+    dynamo: Any = torch._C._dynamo.eval_frame  # pyright: ignore[reportAttributeAccessIssue]
+    skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
+    dynamo.set_code_exec_strategy(function.__code__, skip)
+    return function
+
+
+def is_exporting() -> bool:
+    """True while `torch.export` traces; `torch.compiler.is_exporting` is true in all compiled code of PyTorch 2.11."""
+    return torch.compiler._is_exporting_flag
+
+
 def is_traced() -> bool:
     """True while `torch.jit.trace` or `torch.export` records what is called."""
-    return bool(torch._C._get_tracing_state()) or torch.compiler.is_exporting()
+    return bool(torch._C._get_tracing_state()) or is_exporting()
 
 
 def is_compiled(module: nn.Module) -> bool:

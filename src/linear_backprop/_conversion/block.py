@@ -15,7 +15,7 @@ from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
-from .._torch import Function, dispatches_itself, function_modes, is_custom_operator, without
+from .._torch import Function, dispatches_itself, function_modes, is_custom_operator, run_as_written, without
 from .coroutines import under_whenever_it_runs
 from .run_call import is_differentiable, run_activation, run_layer
 
@@ -51,6 +51,7 @@ class RuleMode(TorchFunctionMode):
         self.withheld = withheld
         self.notices_arithmetic = notices_arithmetic
 
+    @run_as_written
     def __torch_function__(
         self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -54,7 +54,9 @@ class Entry:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The method's own result, under the module's rule."""
-        return self.patch.under_the_rule(self.function, *args, **kwargs)
+        if self.own is not None:
+            return self.patch.under_the_rule(self.own, *args, **kwargs)
+        return self.patch.under_the_rule(self.unbound.call, self.patch.module, *args, **kwargs)
 
     def is_in_place(self) -> bool:
         """True as long as the module has it, and no later conversion's."""

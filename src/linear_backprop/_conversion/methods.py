@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from types import BuiltinFunctionType, FunctionType
+from typing import Any
 
 from torch import nn
 
@@ -35,6 +36,15 @@ class Unbound:
         if self.is_bound:
             return getattr(cls, self.name)
         return inspect.getattr_static(cls, self.name).__get__(module, cls)
+
+    def call(self, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        """What the module's method returns.
+
+        Not through a bound method: where a graph breaks, Dynamo takes one for whatever its module has by its name.
+        """
+        if self.takes_module:
+            return getattr(type(module), self.name)(module, *args, **kwargs)
+        return self.of(module)(*args, **kwargs)
 
 
 def own_methods(cls: type[nn.Module]) -> list[str]:

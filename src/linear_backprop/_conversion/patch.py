@@ -208,7 +208,7 @@ class Patch:
         """The `forward` of the module's class, or the one that was set on the instance."""
         if self.own is not None:
             return self.own(*args, **kwargs)
-        return self._forward.of(self.module)(*args, **kwargs)
+        return self._forward.call(self.module, *args, **kwargs)
 
     def observe(self, function: Function) -> None:
         """Tell the observer of a call; what is compiled is not observed."""

@@ -14,7 +14,7 @@ from linear_backprop_lab.studies._badges import SMALL
 
 from .methods import PLAIN
 from .runs import FOOLED_AT_LEAST
-from .table import Comparison, Gain, Row, comparisons, is_linear, largest, rows
+from .table import Comparison, Gain, Row, by_size, comparisons, is_linear, rows
 
 _STYLES = {"LinBP": ORANGE, "Renormalized": GREEN, "first two runs": GREY, "SiLU": PURPLE, "BPA": YELLOW}
 _PLAIN = BLUE["color"]
@@ -22,20 +22,20 @@ _PLAIN = BLUE["color"]
 
 def transfer(runs: Sequence[Run]) -> Section:
     """The section, from complete runs of the experiment `transfer`, at least one, and of its networks."""
-    attacks = largest(runs)
-    table = rows(attacks)
-    found = comparisons(table)
-    fewest = min(row.steps for row in table)
+    sizes = by_size(runs)
+    tables = list(map(rows, sizes))
+    found = list(map(comparisons, tables))
+    fewest = min(row.steps for row in tables[0])
     return Section(
         id="transfer",
         title="Transfer attacks: does a linear backward pass fool other networks better?",
-        asked=f"{_QUESTION} {_setting(attacks, table)} {_networks(attacks, runs)}",
-        figures=tuple(_by_position(table, *group) for group in _groups(table) if group[0] == fewest),
+        asked=" ".join([_QUESTION, *(_setting(*each, runs) for each in zip(sizes, tables, strict=True))]),
+        figures=tuple(_by_position(tables[0], *group) for group in _groups(tables[0]) if group[0] == fewest),
         claims=(_claim(found, is_linear, "A linear backward pass transfers better."), _claim(found, _is_silu, _SILU)),
-        table=Table.of(list(map(_cells, found))),
-        rerun=f"linear-backprop reproduce transfer-networks transfer{'' if _is_small(attacks) else ' --scale paper'}",
-        finding=_finding(found),
-        badges=(SMALL,) if _is_small(attacks) else (),
+        table=Table.of([_cells(each) for size in found for each in size]),
+        rerun=f"linear-backprop reproduce transfer-networks transfer{'' if _is_small(sizes[0]) else ' --scale paper'}",
+        finding=_finding(found[0]),
+        badges=(SMALL,) if _is_small(sizes[0]) else (),
     )
 
 
@@ -62,14 +62,17 @@ def _is_small(attacks: Sequence[Run]) -> bool:
     return not isinstance(attacks[0].config["eps"], list)
 
 
-def _setting(attacks: Sequence[Run], table: Sequence[Row]) -> str:
+def _setting(attacks: Sequence[Run], table: Sequence[Row], runs: Sequence[Run]) -> str:
     groups = ", ".join(f"{steps} with momentum {momentum:g}" for steps, momentum in _groups(table))
     starts = max(row.fooled.shape[0] for row in table)
-    more = "; small networks, few images and starts: the paper scale asks for more" if _is_small(attacks) else ""
     return (
-        f"{table[0].fooled.shape[1]:,} test images that source and victim classify rightly, "
-        f"{_changes(attacks, table)}, steps: {groups}, at most {starts} random starts{more}."
+        f"{_size(table[0])}: test images that source and victim classify rightly, {_changes(attacks, table)}, steps: "
+        f"{groups}, at most {starts} random starts. {_networks(attacks, runs)}"
     )
+
+
+def _size(row: Row) -> str:
+    return f"{row.fooled.shape[1]:,} images"
 
 
 def _changes(attacks: Sequence[Run], table: Sequence[Row]) -> str:
@@ -112,24 +115,27 @@ def _counts(gains: Sequence[Gain]) -> str:
     return f"ahead in {ahead}{f' and behind in {behind}' if behind else ''} of {len(gains)}"
 
 
-def _claim(found: Sequence[Comparison], wanted: Callable[[Comparison], bool], claim: str) -> Claim:
-    chosen = [each for each in found if wanted(each)]
+def _claim(sizes: Sequence[Sequence[Comparison]], wanted: Callable[[Comparison], bool], claim: str) -> Claim:
+    found = [[each for each in size if wanted(each)] for size in sizes]
+    chosen = [each for size in found for each in size]
     pairs = {(each.best.source, each.best.victim) for each in chosen}
     return Claim(
         claim=claim,
         paper="not in the paper; Guo et al. (2020) for LinBP, Wang et al. (2023) for BPA",
-        measured="; ".join(
-            f"{kind}: {_by_source(each for each in chosen if each.kind == kind)}"
-            for kind in dict.fromkeys(each.kind for each in chosen)
-        ),
+        measured=". ".join(f"{_size(size[0].best)}: {_by_kind(size)}" for size in found if size),
         verdict=by_direction([each.gain.direction for each in chosen]) if len(pairs) > 1 else "not decided",
-        key=_by_source(chosen),
+        key=_by_source(found[0]),
         how="success at the best position minus I-FGSM's, on average over victims, steps and momentum (each is in "
         "the table); the position is chosen on every other image and judged on those between. Holds where the "
-        "95% interval of the gain is above 0 from every source to every victim, with every number of steps "
-        "and momentum; partly where in some; no difference seen where 0 is in all intervals. Decided where "
-        "there are two pairs of networks at least",
+        "95% interval of the gain is above 0 from every source to every victim, with every number of steps, "
+        "momentum and number of images; partly where in some; no difference seen where 0 is in all intervals. "
+        "Decided where there are two pairs of networks at least",
     )
+
+
+def _by_kind(found: Sequence[Comparison]) -> str:
+    kinds = dict.fromkeys(each.kind for each in found)
+    return "; ".join(f"{kind}: {_by_source(each for each in found if each.kind == kind)}" for kind in kinds)
 
 
 def _by_position(table: Sequence[Row], steps: int, momentum: float) -> Figure:
@@ -164,6 +170,7 @@ def _cells(each: Comparison) -> dict[str, str]:
     row = each.best
     low, high = row.interval
     return {
+        "images": _size(row).removesuffix(" images"),
         "source": row.source,
         "victim": row.victim,
         "steps": str(row.steps),

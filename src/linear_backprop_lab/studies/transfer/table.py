@@ -82,15 +82,15 @@ def gain(row: Row, over: Row, part: slice = slice(None)) -> Gain:
     return Gain(value, value - error, value + error)
 
 
-def largest(runs: Sequence[Run]) -> list[Run]:
-    """The runs of attacks; of several sizes those of most images."""
-    attacks = [run for run in runs if run.config["experiment"] == "transfer"]
-    most = max(run.config["images"] for run in attacks)
-    return sorted((run for run in attacks if run.config["images"] == most), key=_setting)
+def by_size(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of attacks on as many images, those on the most first."""
+    attacks = sorted((run for run in runs if run.config["experiment"] == "transfer"), key=_setting)
+    sizes = sorted({run.config["images"] for run in attacks}, reverse=True)
+    return [[run for run in attacks if run.config["images"] == size] for size in sizes]
 
 
 def rows(attacks: Sequence[Run]) -> list[Row]:
-    """Every attack and victim of the complete runs."""
+    """Every attack and victim of complete runs on as many images."""
     return [row for run in attacks for row in _rows(run)]
 
 

@@ -101,7 +101,8 @@ def test_a_linear_backward_pass_transfers_better_where_every_gain_is_above_0(tmp
     assert section.claims[0].key == ", ".join(of_sources)
     assert f"by {section.claims[0].key} with a linear backward pass; by +0.0 points from VGG19" in section.finding
     assert section.claims[1].measured == (
-        "SiLU: +0.0 points from VGG19 (ahead in 0 of 1); BPA: +40.0 points from bottleneck (ahead in 1 of 1)"
+        "400 images: SiLU: +0.0 points from VGG19 (ahead in 0 of 1); "
+        "BPA: +40.0 points from bottleneck (ahead in 1 of 1)"
     )
 
 
@@ -127,10 +128,19 @@ def test_every_setting_has_its_line_and_those_of_the_fewest_steps_their_figure(t
     assert "10 with momentum 0, 10 with momentum 1, 100 with momentum 0, 100 with momentum 1" in section.asked
 
 
-def test_a_smaller_set_of_images_does_not_count(tmp_path):
+def test_a_smaller_set_of_images_is_told_beside_the_larger(tmp_path):
     whole = made_up(tmp_path, plain_rate=0.5, LinBP=[0.6])
-    small = made_up(tmp_path, images=100, plain_rate=0.1, LinBP=[0.9])
-    assert transfer([small, whole]) == transfer([whole])
+    other = made_up(tmp_path, source="bottleneck", plain_rate=0.5, LinBP=[0.6])
+    small = made_up(tmp_path, images=100, plain_rate=0.6, LinBP=[0.3])
+    alone, both = transfer([whole, other]), transfer([small, other, whole])
+    assert both.finding == alone.finding and both.figures == alone.figures
+    assert [claim.verdict for claim in alone.claims] == ["holds", "not decided"]
+    assert [claim.verdict for claim in both.claims] == ["partly", "not decided"]
+    assert both.claims[0].key == alone.claims[0].key
+    assert both.claims[0].measured == f"{alone.claims[0].measured}. 100 images: LinBP: -30.0 points from VGG19 " + (
+        "(ahead in 0 and behind in 1 of 1)"
+    )
+    assert both.table is not None and [cells[0] for cells in both.table.rows] == ["400", "400", "100"]
 
 
 def test_each_pair_s_own_change_is_told(tmp_path):
@@ -140,7 +150,7 @@ def test_each_pair_s_own_change_is_told(tmp_path):
     section = transfer([first, other])
     assert "fools the victim on 40% of them" in section.asked
     assert "(VGG19 to MobileNet-like 3/255, VGG19 to plain 2/255)" in section.asked
-    assert section.table is not None and [cells[4] for cells in section.table.rows] == ["3/255", "2/255"]
+    assert section.table is not None and [cells[5] for cells in section.table.rows] == ["3/255", "2/255"]
     assert section.rerun.endswith("--scale paper") and section.badges == ()
 
 
