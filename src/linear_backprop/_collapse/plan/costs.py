@@ -8,11 +8,12 @@ from torch import Tensor, fx
 
 from .plan import Plan
 
-_FIXED = {"cpu": 2.5e8}
+_FIXED = {"cpu": 2.5e8, "cuda": 3e11}
 """What a collapsed step takes longer than an ordinary one however small it is: floating-point operations, by device.
 
 Measured on MLPs of 1 to 16 layers of 8 to 256 units on two cores of an AMD EPYC: 0.6 to 1.2 ms at any depth, and both
-paths take the same time where by their operations alone 0.6 to 3.5e8 would be saved. Not measured elsewhere.
+paths take the same time where by their operations alone 0.6 to 3.5e8 would be saved. On an H100 1.5 ms, and the same
+time at 1.2e11 (MLPs in float32) to 8e11 (VGG19 in bfloat16). Not measured elsewhere.
 """
 
 
