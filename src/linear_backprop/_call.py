@@ -9,8 +9,7 @@ from typing import Any
 from ._torch import Function
 
 
-# Not frozen: the Dynamo of PyTorch 2.11 finds no function in a frozen one.
-@dataclass
+@dataclass(frozen=True)
 class Call:
     """One call of a function, before or after it runs; what a `LayerRule` of one's own is given.
 

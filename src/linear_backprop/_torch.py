@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -341,14 +343,30 @@ def run_as_written(function: Any) -> Any:
     return function
 
 
-def is_exporting() -> bool:
-    """True while `torch.export` traces; `torch.compiler.is_exporting` is true in all compiled code of PyTorch 2.11."""
-    return torch.compiler._is_exporting_flag
+def told_to_modes_when_compiled(functions: Iterable[Function]) -> None:
+    """Have Dynamo tell modes of functions' calls, as PyTorch itself does.
+
+    It tells those that `torch.overrides` lists, where `torch.relu_` and all of its kind are missing, and `F.tanh`, and
+    kernels that `torch.nn.functional` does not share.
+    """
+    listed = torch.overrides.get_overridable_functions()
+    missing = {f for f in functions if isinstance(f, BuiltinFunctionType | FunctionType)} - set(listed[torch])
+    listed[torch].extend(missing)
+    if (dynamo := sys.modules.get("torch._dynamo.variables.torch")) is not None:  # which may have read the list
+        dynamo.get_overridable_functions().update(missing)
+
+
+def recorded(a: Tensor) -> Tensor:
+    """a, to hand to an autograd Function: Dynamo leaves one out where it knows of no input that requires grad.
+
+    What it knows of a tensor is of when it was made, before a view of it was overwritten: of a view it asks again.
+    """
+    return a.view_as(a) if torch.compiler.is_compiling() else a
 
 
 def is_traced() -> bool:
     """True while `torch.jit.trace` or `torch.export` records what is called."""
-    return bool(torch._C._get_tracing_state()) or is_exporting()
+    return bool(torch._C._get_tracing_state()) or torch.compiler.is_exporting()
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Rules under everything PyTorch does to code: compilation, torch.func, checkpointing, autocast, export."""
 
 import functools
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
@@ -74,6 +75,51 @@ def test_every_form_compiles_into_one_graph(rule: lb.BackwardRule):
     slopes = torch.where(x > 0, 1, got / x).detach()[drawn]
     if isinstance(rule, lb.Blend):
         torch.testing.assert_close(of_got[drawn], 0.75 + 0.25 * slopes, rtol=1e-12, atol=1e-14)
+
+
+def test_every_form_follows_a_compiled_block():
+    torch.compiler.reset()
+    forms = [case for case in CASES if not (case.label.startswith("aten.") or "training" in case.label)]
+    x = torch.linspace(-4, 4, 12, dtype=torch.float64).expand(len(forms), -1).clone().requires_grad_()
+
+    @lb.backward_rule(lb.PreActivation())
+    def run(x: Tensor) -> Tensor:
+        return torch.stack([case.run(case.function, z * 1) for case, z in zip(forms, x, strict=True)])
+
+    (g,) = torch.autograd.grad(torch.compile(run, fullgraph=True, backend="aot_eager")(x).sum(), x)
+    wrong = [case.label for case, found in zip(forms, g, strict=True) if not torch.allclose(found, x[0].detach())]
+    assert not wrong
+
+
+class Assembled(nn.Module):
+    """Activations of tensors that require grad because a view of them was overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below, self.above = nn.Linear(5, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape)
+        h[:, 1:].copy_(self.below(x)[:, :-1])
+        z = torch.zeros_like(h)
+        z[:, 2:].add_(torch.tanh(h)[:, :3])
+        return self.above(F.dropout(z, 0.5))
+
+
+@pytest.mark.parametrize("layers", [(), (lb.StraightThroughDropout(),)], ids=["activations", "layers"])
+def test_what_requires_grad_since_it_was_overwritten_follows_when_compiled(layers: tuple[lb.LayerRule, ...]):
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = Assembled().double()
+    lb.convert(model, layers=layers)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+
+    def found(run: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        torch.manual_seed(1)
+        return list(torch.autograd.grad(run(x).sum(), list(model.parameters())))
+
+    torch.testing.assert_close(found(compiled), found(model))
 
 
 @pytest.mark.parametrize("kernel", [torch.ops.aten.tanh, torch.ops.aten.silu.default, torch.ops.aten.clamp], ids=str)

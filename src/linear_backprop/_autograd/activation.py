@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule, Elementwise
-from .._torch import autocast_of, transforms_active, unseen_by_modes, unwrapped_if_dead
+from .._torch import autocast_of, recorded, transforms_active, unseen_by_modes, unwrapped_if_dead
 
 
 def activate(f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def activate(f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameter
         parameters: Further tensors f depends on, such as PReLU's weight.
     """
     carrier = _TransformableRule if transforms_active() else _Rule
-    return carrier.apply(f, rule, a, *parameters)
+    return carrier.apply(f, rule, recorded(a), *parameters)
 
 
 def activate_in_place(f: Callable[[Tensor], Tensor], rule: BackwardRule, a: Tensor) -> Tensor:

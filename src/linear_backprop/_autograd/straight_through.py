@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._call import Call
 from .._rules.rule import LayerRule
-from .._torch import in_plain_code, transforms_active, unseen_by_modes
+from .._torch import in_plain_code, recorded, transforms_active, unseen_by_modes
 
 
 def connect(call: Call, rule: LayerRule, values: Tensor, constants: tuple[Tensor, ...]) -> Tensor:
@@ -36,7 +36,7 @@ def with_values(values: Tensor, h: Tensor) -> Tensor:
         h: The shape of `values`.
     """
     carrier = _TransformableValues if transforms_active() else _Values
-    return carrier.apply(values, h.to(values.dtype))
+    return carrier.apply(values, recorded(h.to(values.dtype)))
 
 
 class _Values(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,7 +16,15 @@ from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
-from .._torch import Function, dispatches_itself, function_modes, is_custom_operator, run_as_written, without
+from .._torch import (
+    Function,
+    dispatches_itself,
+    function_modes,
+    is_custom_operator,
+    run_as_written,
+    told_to_modes_when_compiled,
+    without,
+)
 from .coroutines import under_whenever_it_runs
 from .run_call import is_differentiable, run_activation, run_layer
 
@@ -45,6 +54,7 @@ class RuleMode(TorchFunctionMode):
         notices_arithmetic: bool = False,
     ) -> None:
         super().__init__()
+        _tell_modes_when_compiled()
         self.rule = rule
         self.layers = layers
         self.observe = observe
@@ -84,6 +94,11 @@ class RuleMode(TorchFunctionMode):
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
 
 
+@functools.cache
+def _tell_modes_when_compiled() -> None:
+    told_to_modes_when_compiled({*FORMS, *LAYER_FUNCTIONS, *UNCATALOGUED, *FUNCTIONS})
+
+
 def _is_told_to_others(*values: Any) -> bool:
     """True where the tensors' own classes, or modes that are not ours, decide about what is called."""
     if not all(isinstance(mode, RuleMode) for mode in function_modes()):
@@ -96,6 +111,8 @@ def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = (
 
     The forward pass is the one that counts: the backward pass may run outside the block. What `torch.utils.checkpoint`
     runs again in the backward pass, in either of its forms, follows the blocks that were around it the first time.
+    Within code under `torch.compile` it does not reach into a checkpointed function: Dynamo keeps modes out of it. Put
+    the block around the compiled code, or convert the model.
     A block belongs to the thread that enters it, as `torch.no_grad` does: a thread started inside it enters its own.
 
     It decorates functions, too: `@lb.backward_rule()`.

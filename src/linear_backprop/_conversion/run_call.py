@@ -19,7 +19,6 @@ from .._torch import (
     Function,
     dispatches_itself,
     in_plain_code,
-    is_exporting,
     is_view,
     transforms_active,
     unseen_by_modes,
@@ -40,7 +39,7 @@ def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) 
     if isinstance(a, Tensor) and dispatches_itself(a):
         run = update_wrapper(partial(_run_flat, call.function, rule, carrier), call.function)  # it may ask for the name
         return type(a).__torch_function__(run, (type(a),), call.args, call.kwargs)
-    native = type(rule) is Exact or is_exporting()  # `torch.export` drops autograd Functions
+    native = type(rule) is Exact or torch.compiler.is_exporting()  # `torch.export` drops autograd Functions
     if (
         native
         or (in_plain_code() and not torch.is_grad_enabled())
@@ -155,7 +154,7 @@ def _drawn(a: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
 def _is_to_change(call: Call, rule: LayerRule) -> bool:
     differentiable = isinstance(call.input, Tensor) and call.input.is_floating_point()
     # `torch.export` drops autograd Functions.
-    seen = (torch.is_grad_enabled() or transforms_active()) and not is_exporting()
+    seen = (torch.is_grad_enabled() or transforms_active()) and not torch.compiler.is_exporting()
     return differentiable and seen and rule.applies(call)
 
 
