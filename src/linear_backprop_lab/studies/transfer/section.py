@@ -122,7 +122,7 @@ def _claim(sizes: Sequence[Sequence[Comparison]], wanted: Callable[[Comparison],
     return Claim(
         claim=claim,
         paper="not in the paper; Guo et al. (2020) for LinBP, Wang et al. (2023) for BPA",
-        measured=". ".join(f"{_size(size[0].best)}: {_by_kind(size)}" for size in found if size),
+        measured="; ".join(f"{_size(size[0].best)}: {_by_kind(size)}" for size in found if size),
         verdict=by_direction([each.gain.direction for each in chosen]) if len(pairs) > 1 else "not decided",
         key=_by_source(found[0]),
         how="success at the best position minus I-FGSM's, on average over victims, steps and momentum (each is in "

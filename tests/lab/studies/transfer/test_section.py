@@ -137,7 +137,7 @@ def test_a_smaller_set_of_images_is_told_beside_the_larger(tmp_path):
     assert [claim.verdict for claim in alone.claims] == ["holds", "not decided"]
     assert [claim.verdict for claim in both.claims] == ["partly", "not decided"]
     assert both.claims[0].key == alone.claims[0].key
-    assert both.claims[0].measured == f"{alone.claims[0].measured}. 100 images: LinBP: -30.0 points from VGG19 " + (
+    assert both.claims[0].measured == f"{alone.claims[0].measured}; 100 images: LinBP: -30.0 points from VGG19 " + (
         "(ahead in 0 and behind in 1 of 1)"
     )
     assert both.table is not None and [cells[0] for cells in both.table.rows] == ["400", "400", "100"]
