@@ -343,7 +343,7 @@ def run_as_written(function: Any) -> Any:
     return function
 
 
-def told_to_modes_when_compiled(functions: Iterable[Function]) -> None:
+def tell_modes_when_compiled(functions: Iterable[Function]) -> None:
     """Have Dynamo tell modes of functions' calls, as PyTorch itself does.
 
     It tells those that `torch.overrides` lists, where `torch.relu_` and all of its kind are missing, and `F.tanh`, and

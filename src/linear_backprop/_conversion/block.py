@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,7 +21,7 @@ from .._torch import (
     function_modes,
     is_custom_operator,
     run_as_written,
-    told_to_modes_when_compiled,
+    tell_modes_when_compiled,
     without,
 )
 from .coroutines import under_whenever_it_runs
@@ -31,6 +30,8 @@ from .run_call import is_differentiable, run_activation, run_layer
 Observer = Callable[[Function], None]
 P = ParamSpec("P")
 T = TypeVar("T")
+
+tell_modes_when_compiled({*FORMS, *LAYER_FUNCTIONS, *UNCATALOGUED, *FUNCTIONS})
 
 
 class RuleMode(TorchFunctionMode):
@@ -54,7 +55,6 @@ class RuleMode(TorchFunctionMode):
         notices_arithmetic: bool = False,
     ) -> None:
         super().__init__()
-        _tell_modes_when_compiled()
         self.rule = rule
         self.layers = layers
         self.observe = observe
@@ -92,11 +92,6 @@ class RuleMode(TorchFunctionMode):
         if not torch.compiler.is_compiling() and is_custom_operator(func):
             return True
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
-
-
-@functools.cache
-def _tell_modes_when_compiled() -> None:
-    told_to_modes_when_compiled({*FORMS, *LAYER_FUNCTIONS, *UNCATALOGUED, *FUNCTIONS})
 
 
 def _is_told_to_others(*values: Any) -> bool:
