@@ -350,7 +350,7 @@ def tell_modes_when_compiled(functions: Iterable[Function]) -> None:
     kernels that `torch.nn.functional` does not share.
     """
     listed = torch.overrides.get_overridable_functions()
-    missing = {f for f in functions if isinstance(f, BuiltinFunctionType | FunctionType)} - set(listed[torch])
+    missing = {f for f in functions if isinstance(f, BuiltinFunctionType | FunctionType)}.difference(*listed.values())
     listed[torch].extend(missing)
     if (dynamo := sys.modules.get("torch._dynamo.variables.torch")) is not None:  # which may have read the list
         dynamo.get_overridable_functions().update(missing)

@@ -2,7 +2,6 @@
 
 import copy
 import random
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,8 @@ from collapse.random_models import FEATURES, SAMPLES, gradients, max_difference,
 from torch import Tensor, nn
 
 import linear_backprop as lb
+
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 RULES: list[dict[str, Any]] = [
     {"rule": lb.Linear()},
@@ -56,8 +57,6 @@ def compiled(model: nn.Module, way: str, options: dict[str, Any]) -> Callable[[T
 
 @pytest.mark.parametrize("seed", range(15))
 def test_random_models(seed: int):
-    torch.compiler.reset()
-    torch.set_default_dtype(torch.float64)
     draw, way, options = random.Random(seed), WAYS[seed % len(WAYS)], RULES[seed % len(RULES)]
     model, names = other_model(seed)
     if way == "block within" and "checkpointed" in names:
@@ -65,12 +64,7 @@ def test_random_models(seed: int):
     twin = copy.deepcopy(model)
     broken_at_random(model, draw)
     x = torch.randn(SAMPLES, FEATURES, generator=torch.Generator().manual_seed(seed))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with lb.convert(twin, **options):
-                expected = gradients(twin, twin, x, seed)
-            found = gradients(compiled(model, way, options), model, x, seed)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with lb.convert(twin, **options):
+        expected = gradients(twin, twin, x, seed)
+    found = gradients(compiled(model, way, options), model, x, seed)
     assert max_difference(found, expected) < 1e-7, names

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import linear_backprop as lb
+
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def broken(x: Tensor) -> Tensor:
@@ -99,16 +100,6 @@ def gradients(run: Callable[[Tensor], Tensor], model: nn.Module) -> list[Tensor]
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     loss = run(x).square().sum()
     return list(torch.autograd.grad(loss, [x, *model.parameters()]))
-
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    torch.set_default_dtype(torch.float64)
-    torch.compiler.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    torch.set_default_dtype(torch.float32)
 
 
 MODELS = (Forward, Methods, Looped, Static, replaced, stacked, normalized)

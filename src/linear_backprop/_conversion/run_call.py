@@ -15,14 +15,7 @@ from .._call import Call
 from .._catalogue.activations import FORMS, Form
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule
-from .._torch import (
-    Function,
-    dispatches_itself,
-    in_plain_code,
-    is_view,
-    transforms_active,
-    unseen_by_modes,
-)
+from .._torch import Function, dispatches_itself, in_plain_code, is_view, transforms_active, unseen_by_modes
 
 Carrier = Callable[..., Tensor]
 
