@@ -6,6 +6,7 @@ the graph of its operations, and guards it. A change of mode, of a module, a sha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
@@ -49,6 +50,9 @@ class Invocation:
     has_run: bool = False
     search: ExitStack = field(default_factory=ExitStack)
 
+
+# How Dynamo says, below a first line that is the same for all, why it does not follow a call.
+_REASON = re.compile(r"Reason: (.+?)(?:\. |\.?$)", re.MULTILINE)
 
 _under_way: ContextVar[Invocation] = ContextVar("_under_way")
 
@@ -187,7 +191,9 @@ def _raising(message: str) -> Runner:
 
 def _explanation(error: Exception) -> str:
     text = str(error)
-    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    stated = _REASON.search(text)
+    first_line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    reason = stated[1] if stated else first_line
     line = line_in(text)
     where = f" at {line}" if line else ""
     return (
