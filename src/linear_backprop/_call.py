@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ._torch import Function
+from ._torch.functions import Function
 
 
 @dataclass(frozen=True)

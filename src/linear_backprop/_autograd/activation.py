@@ -17,7 +17,10 @@ from torch import Tensor
 
 from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule, Elementwise
-from .._torch import autocast_of, recorded, transforms_active, unseen_by_modes, unwrapped_if_dead
+from .._torch.dynamo import recorded
+from .._torch.modes import unseen_by_modes
+from .._torch.recording import autocast_of, transforms_active
+from .._torch.tensors import unwrapped_if_dead
 
 
 def activate(f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:

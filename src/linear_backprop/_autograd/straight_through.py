@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .._call import Call
 from .._rules.rule import LayerRule
-from .._torch import in_plain_code, recorded, transforms_active, unseen_by_modes
+from .._torch.dynamo import recorded
+from .._torch.modes import unseen_by_modes
+from .._torch.recording import in_plain_code, transforms_active
 
 
 def connect(call: Call, rule: LayerRule, values: Tensor, constants: tuple[Tensor, ...]) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .._call import Call
 from .._errors import LinearBackpropError
-from .._torch import KERNELS, Function, KernelPacket, overloads_of
+from .._torch.functions import KERNELS, Function, KernelPacket, overloads_of
 
 
 @dataclass(frozen=True)

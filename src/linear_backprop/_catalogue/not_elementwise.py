@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .._torch import BATCH_NORM, DROPOUT, RUNNING_NORM, Function
+from .._torch.functions import Function
+from .._torch.modules import BATCH_NORM, DROPOUT, RUNNING_NORM
 from .activations import functions_named
 
 

@@ -41,7 +41,9 @@ from .._errors import CollapseError, LinearBackpropError, require_module
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
-from .._torch import is_compiled, is_traced, size_guards, transforms_active
+from .._torch.dynamo import size_guards
+from .._torch.modules import is_compiled
+from .._torch.recording import is_traced, transforms_active
 from .captured.capture import Captured, Invocation, Runner
 from .captured.graph import Places, inputs_of
 from .captured.sizes import BatchSize

@@ -16,7 +16,7 @@ from torch import fx, nn
 from .._errors import LinearBackpropError
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.rule import LayerRule, ModelRule
-from .._torch import Function
+from .._torch.functions import Function
 from .captured.capture import Captured, Invocation, Runner
 from .captured.graph import Places, computes, function_of, inputs_of, outputs_of
 from .plan.cutting import Cutter

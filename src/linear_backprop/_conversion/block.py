@@ -15,15 +15,10 @@ from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
-from .._torch import (
-    Function,
-    dispatches_itself,
-    function_modes,
-    is_custom_operator,
-    run_as_written,
-    tell_modes_when_compiled,
-    without,
-)
+from .._torch.dynamo import run_as_written, tell_modes_when_compiled
+from .._torch.functions import Function, is_custom_operator
+from .._torch.modes import function_modes, without
+from .._torch.tensors import dispatches_itself
 from .coroutines import under_whenever_it_runs
 from .run_call import is_differentiable, run_activation, run_layer
 

@@ -15,7 +15,8 @@ from .._catalogue.activations import FORMS, MODULES, UNCATALOGUED
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone, row_of
 from .._rules.layers import rule_for
 from .._rules.rule import LayerRule
-from .._torch import Function, is_bare, is_custom_operator
+from .._torch.functions import Function, is_custom_operator
+from .._torch.modules import is_bare
 from .methods import overrides_call, own_methods
 
 _SCRIPTED = "TorchScript: its code cannot be reached; convert the model it was made from, unscripted"

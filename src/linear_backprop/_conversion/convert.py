@@ -14,7 +14,8 @@ from .._errors import LinearBackpropError, require_module
 from .._rules.elementwise import Linear
 from .._rules.layers import require_layers
 from .._rules.rule import BackwardRule, LayerRule, ModelRule, require_rule
-from .._torch import Function, is_compiled
+from .._torch.functions import Function
+from .._torch.modules import is_compiled
 from .classify import Found, Kind, classify, is_scripted
 from .patch import Patch, Patches, WrittenOutPatch, own_forward, patch_of, remove_all
 from .report import Conversion, Report

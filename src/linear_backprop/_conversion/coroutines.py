@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from .._errors import ConversionError
-from .._torch import Function, context_decorator
+from .._torch.functions import Function
+from .._torch.modes import context_decorator
 
 
 def under_whenever_it_runs(function: Function, context: Callable[[], AbstractContextManager[Any]]) -> Function:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .._torch import Function
+from .._torch.functions import Function
 
 _METHODS = (FunctionType, staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)
 

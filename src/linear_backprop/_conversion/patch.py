@@ -18,7 +18,10 @@ from .._call import Call
 from .._errors import ConversionError
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule, ModelRule
-from .._torch import Function, function_modes, replica_of, transforms_active, without
+from .._torch.functions import Function
+from .._torch.modes import function_modes, without
+from .._torch.modules import replica_of
+from .._torch.recording import transforms_active
 from .block import Observer, RuleMode
 from .classify import may_be_an_activation
 from .entries import Entry, ForwardEntry, entry_of

@@ -12,7 +12,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ConversionError
-from .._torch import Function, function_modes, without, wrap_recomputed
+from .._torch.functions import Function
+from .._torch.modes import function_modes, without
+from .._torch.recording import wrap_recomputed
 from .block import RuleMode
 from .passes import running_from, snapshot
 

@@ -13,7 +13,8 @@ from torch import nn
 from .._catalogue.activations import ARITHMETIC
 from .._errors import ConversionError
 from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function, is_recorded
+from .._torch.functions import Function
+from .._torch.recording import is_recorded
 from .classify import Classified, Found, Kind, classify_function, classify_unreachable
 
 NOT_SELECTED = "not selected by `where`"

@@ -15,7 +15,10 @@ from .._call import Call
 from .._catalogue.activations import FORMS, Form
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function, dispatches_itself, in_plain_code, is_view, transforms_active, unseen_by_modes
+from .._torch.functions import Function
+from .._torch.modes import unseen_by_modes
+from .._torch.recording import in_plain_code, transforms_active
+from .._torch.tensors import dispatches_itself, is_view
 
 Carrier = Callable[..., Tensor]
 

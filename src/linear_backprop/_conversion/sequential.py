@@ -17,16 +17,10 @@ from torch import Tensor, nn
 
 from .._catalogue.activations import MODULES
 from .._rules.elementwise import Linear
-from .._torch import (
-    children_of,
-    function_modes,
-    has_hooks,
-    has_parameters,
-    is_view,
-    modules_are_watched,
-    transforms_active,
-    unseen_by_modes,
-)
+from .._torch.modes import function_modes, unseen_by_modes
+from .._torch.modules import children_of, has_hooks, has_parameters, modules_are_watched
+from .._torch.recording import transforms_active
+from .._torch.tensors import is_view
 from .block import Observer, RuleMode
 from .patch import Patch, Patches, patch_of
 from .recomputation import is_checkpointed

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .._errors import LinearBackpropError
-from .._torch import is_compiled
+from .._torch.modules import is_compiled
 from .classify import Found
 from .entries import Entry
 from .methods import own_methods

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .._rules.rule import ModelRule
-from .._torch import Function
+from .._torch.functions import Function
 from .patch import Patch, Patches, patch_of
 
 

@@ -16,7 +16,8 @@ from .._catalogue.not_elementwise import FUNCTIONS
 from .._errors import LinearBackpropError, described
 from .._rules.elementwise import Linear
 from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
-from .._torch import Function, version_of
+from .._torch.functions import Function
+from .._torch.tensors import version_of
 from .run_call import run_activation
 
 P = ParamSpec("P")

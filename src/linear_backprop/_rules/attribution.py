@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import LinearBackpropError
-from .._torch import in_plain_code
+from .._torch.recording import in_plain_code
 from .elementwise import value_and_pullback
 from .rule import BackwardRule, Elementwise
 

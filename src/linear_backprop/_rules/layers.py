@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from .._call import Call
 from .._catalogue.activations import functions_named
 from .._errors import LinearBackpropError
-from .._torch import Function, batch_norm_and_statistics, in_plain_code
+from .._torch.functions import Function, batch_norm_and_statistics
+from .._torch.recording import in_plain_code
 from . import sample_statistics
 from .pooling import AdaptiveWindows, Windows
 from .rule import Arguments, LayerRule

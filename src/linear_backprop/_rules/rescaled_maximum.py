@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._call import Call
-from .._torch import Function
+from .._torch.functions import Function
 from .attribution import difference, require_epsilon
 from .layers import WINDOW_ARGUMENTS, AveragedMaximum
 from .rule import Arguments, LayerRule

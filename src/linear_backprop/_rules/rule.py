@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .._call import Call
 from .._errors import LinearBackpropError, described
-from .._torch import Function
+from .._torch.functions import Function
 
 Elementwise = Callable[[Tensor], Tensor]
 """A function of a tensor to one of the same shape, element by element: what a rule gets as f."""

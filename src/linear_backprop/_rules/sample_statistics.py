@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._errors import CollapseError
-from .._torch import Function
+from .._torch.functions import Function
 from .rule import Arguments
 
 MODULES: tuple[type[nn.Module], ...] = (

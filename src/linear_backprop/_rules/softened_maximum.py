@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._call import Call
 from .._errors import LinearBackpropError
-from .._torch import Function
+from .._torch.functions import Function
 from .layers import AveragedMaximum, windows_of
 from .rule import Arguments, LayerRule
 

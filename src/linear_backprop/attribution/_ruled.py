@@ -14,7 +14,8 @@ from .._conversion.patch import is_converted
 from .._conversion.report import NOT_RECORDED
 from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule, LayerRule
-from .._torch import Function, is_recorded
+from .._torch.functions import Function
+from .._torch.recording import is_recorded
 from ._arguments import selected
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._catalogue.activations import MODULES
 from .._errors import LinearBackpropError, require_module
-from .._torch import unseen_by_modes
+from .._torch.modes import unseen_by_modes
 from ._inputs import arguments_of
 
 

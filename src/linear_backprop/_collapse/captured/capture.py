@@ -18,12 +18,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from ..._errors import CollapseError
-from ..._torch import (
-    capturing_whole,
-    counting_samples,
-    dynamo_errors,
-    one_is_a_size_like_others,
-)
+from ..._torch.dynamo import capturing_whole, counting_samples, dynamo_errors, one_is_a_size_like_others
 from .graph import inline_checkpoints, line_in, tracing, undisturbed, with_own_code
 
 Runner = Callable[["Invocation", Sequence[Any]], Sequence[Any]]

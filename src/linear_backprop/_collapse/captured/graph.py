@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
-from ..._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function, saved_tensors_may_have_hooks
+from ..._torch.functions import ENTER_AUTOCAST, EXIT_AUTOCAST, SET_GRAD_ENABLED, Function
+from ..._torch.recording import saved_tensors_may_have_hooks
 
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
 _RULES = str(Path(__file__).parents[2] / "_conversion")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..._torch import size_expression
+from ..._torch.dynamo import size_expression
 
 _FEW = (3, 2)
 _MOST = 32  # times as many

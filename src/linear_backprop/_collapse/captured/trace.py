@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ..._errors import CollapseError
-from ..._torch import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform, storage_of, version_of
+from ..._torch.functions import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform
+from ..._torch.tensors import storage_of, version_of
 from .graph import Places, computes, inputs_of, is_mode, outputs_of, run_node, tensors_of, user_line
 from .layout import in_memory_order, memory_order
 from .sizes import BatchSize

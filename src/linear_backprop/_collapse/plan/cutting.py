@@ -15,7 +15,8 @@ from ..._conversion.run_call import run_activation, run_layer_with_constants
 from ..._errors import CollapseError
 from ..._rules.elementwise import Linear, MeanLinear
 from ..._rules.rule import BackwardRule, LayerRule
-from ..._torch import Function, is_view
+from ..._torch.functions import Function
+from ..._torch.tensors import is_view
 from ..captured.layout import Form
 
 

@@ -13,7 +13,7 @@ from ..._call import Call
 from ..._conversion.run_call import run_activation
 from ..._rules.elementwise import MeanLinear
 from ..._rules.rule import BackwardRule, LayerRule
-from ..._torch import Function
+from ..._torch.functions import Function
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..._catalogue.activations import FORMS, Form
 from ..._conversion.where import Predicate
 from ..._rules.layers import rule_for
 from ..._rules.rule import LayerRule
-from ..._torch import Function
+from ..._torch.functions import Function
 from ..captured.graph import computes, function_of
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from ..._call import Call
 from ..._conversion.run_call import run_activation, run_layer
 from ..._rules.elementwise import Linear, MeanLinear
-from ..._torch import SET_GRAD_ENABLED, Function
+from ..._torch.functions import SET_GRAD_ENABLED, Function
 from ..captured.graph import Rewriting
 from ..captured.trace import Trace
 from .cutting import Cutter

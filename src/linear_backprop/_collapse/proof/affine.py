@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..._torch import HigherOrderOperator
+from ..._torch.functions import HigherOrderOperator
 from ..captured.graph import run_node, tensors_of
 from ..captured.layout import Layout, candidates, of_positions
 from ..captured.trace import Trace

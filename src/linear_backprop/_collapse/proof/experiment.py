@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from ..._torch import is_of_pytorch, version_of
+from ..._torch.functions import is_of_pytorch
+from ..._torch.tensors import version_of
 from ..captured.graph import tensors_of
 from ..captured.layout import Form, Layout, in_memory_order, memory_order
 from .values import Scale, as_drawn, copied, is_inexact, strided

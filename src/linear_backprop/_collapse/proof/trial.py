@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from ..._torch import is_of_pytorch
+from ..._torch.functions import is_of_pytorch
 from ..captured.graph import tensors_of
 from ..captured.layout import Layout
 from ..captured.sizes import LARGE

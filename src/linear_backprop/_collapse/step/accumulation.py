@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._errors import LinearBackpropError
-from ..._torch import version_of
+from ..._torch.tensors import version_of
 from .aggregates import Aggregates
 from .gradients import Wanted
 from .step import Step

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..._errors import CollapseError
-from ..._torch import graph_is_kept
+from ..._torch.recording import graph_is_kept
 from ..plan.cutting import Cut, Cutter, begin, gradients, separate
 from .functions import outputs_apart, require_one_cotangent
 from .maps import Maps

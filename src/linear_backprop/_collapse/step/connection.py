@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from ..._errors import CollapseError
-from ..._torch import graph_is_kept
+from ..._torch.recording import graph_is_kept
 from ..captured.layout import Form
 from .accumulation import Accumulation
 from .functions import outputs_apart, require_one_cotangent

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..._errors import CollapseError
-from ..._torch import is_batched, storage_of
+from ..._torch.tensors import is_batched, storage_of
 
 
 def outputs_apart(values: Sequence[Tensor]) -> list[Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..._torch import is_of_pytorch
+from ..._torch.functions import is_of_pytorch
 from ..captured.graph import compiled, inputs_of, tracing, undisturbed
 from ..plan.plan import Plan
 

@@ -1,0 +1,124 @@
+"""Dynamo, which captures the graphs of the collapse, and what it leaves out of those of compiled code."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._guards import TracingContext
+from torch.fx.experimental import _config as _symbolic_shapes
+
+from .functions import Function
+
+
+@contextmanager
+def counting_samples(tensors: Sequence[Tensor]) -> Generator[None]:
+    """A context in which Dynamo knows that the first dimension of these tensors differs from call to call."""
+    before = {id(x): (x, set(vars(x))) for x in tensors}
+    for x, _ in before.values():
+        torch._dynamo.maybe_mark_dynamic(x, 0)
+    try:
+        yield
+    finally:
+        for x, names in before.values():
+            for name in vars(x).keys() - names:
+                if name.startswith(("_dynamo", "_has_dynamo")):
+                    delattr(x, name)
+
+
+def one_is_a_size_like_others() -> AbstractContextManager[Any]:
+    """A context in which Dynamo takes a first dimension of 1 for one of many sizes."""
+    return _symbolic_shapes.patch(backed_size_oblivious=True)  # pyright: ignore
+
+
+def size_guards() -> list[Any]:
+    """What the graph that Dynamo is handing over takes for granted of its symbolic sizes: SymPy expressions.
+
+    But for what only chooses among a convolution's kernels.
+    """
+    context = TracingContext.get()
+    shapes = context.fake_mode.shape_env if context.fake_mode is not None else None
+    return [] if shapes is None else [g.expr for g in shapes.guards if " in conv)" not in str(g.sloc)]
+
+
+def size_expression(size: Any) -> Any:
+    """A size, or a number made of sizes, as SymPy has it; a plain number as it is."""
+    return size.node.expr if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)) else size
+
+
+@contextmanager
+def capturing_whole() -> Generator[None]:
+    """A context in which Dynamo captures anew once a module's hooks change, in one graph in DDP, and every Function.
+
+    Of an `autograd.Function` it would inline `forward`, and lose `backward`, where a tensor came to require grad by
+    being written into: it remembers what the tensor was when it was made.
+    """
+    from torch._dynamo.variables.misc import AutogradFunctionVariable as Applied
+
+    config = torch._dynamo.config
+    before, call_apply = (config.skip_nnmodule_hook_guards, config.optimize_ddp), Applied.call_apply
+
+    def call_apply_to_what_requires_grad(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        Applied.visit(_look_again, (args, kwargs))
+        return call_apply(self, tx, args, kwargs)
+
+    config.skip_nnmodule_hook_guards = config.optimize_ddp = False
+    Applied.call_apply = call_apply_to_what_requires_grad
+    try:
+        yield
+    finally:
+        config.skip_nnmodule_hook_guards, config.optimize_ddp = before
+        Applied.call_apply = call_apply
+
+
+def _look_again(variable: Any) -> None:
+    """Note that a tensor requires grad by now."""
+    if variable.is_tensor() and variable.as_proxy().node.meta["example_value"].requires_grad:
+        variable.requires_grad = True
+
+
+def dynamo_errors() -> Any:
+    """The module of Dynamo's errors. Dynamo takes seconds to load, and is not needed but by `collapse`."""
+    from torch._dynamo import exc
+
+    return exc
+
+
+def run_as_written(function: Any) -> Any:
+    """Keep Dynamo from compiling a function, and what it calls, by itself; in a caller that it traces, it traces it.
+
+    After a graph broke, Dynamo compiles whatever frame runs next. That of a mode's `__torch_function__` is not worth
+    it, and came out wrong: on PyTorch 2.13 it returned numbers of Dynamo's own in the place of tensors.
+    """
+    dynamo: Any = torch._C._dynamo.eval_frame  # pyright: ignore[reportAttributeAccessIssue]
+    skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
+    dynamo.set_code_exec_strategy(function.__code__, skip)
+    return function
+
+
+def tell_modes_when_compiled(functions: Iterable[Function]) -> None:
+    """Have Dynamo tell modes of functions' calls, as PyTorch itself does.
+
+    It tells those that `torch.overrides` lists, where `torch.relu_` and all of its kind are missing, and `F.tanh`, and
+    kernels that `torch.nn.functional` does not share.
+    """
+    listed = torch.overrides.get_overridable_functions()
+    missing = {f for f in functions if isinstance(f, BuiltinFunctionType | FunctionType)}.difference(*listed.values())
+    listed[torch].extend(missing)
+    if (dynamo := sys.modules.get("torch._dynamo.variables.torch")) is not None:  # which may have read the list
+        dynamo.get_overridable_functions().update(missing)
+
+
+def recorded(a: Tensor) -> Tensor:
+    """a, to hand to an autograd Function: Dynamo leaves one out where it knows of no input that requires grad.
+
+    What it knows of a tensor is of when it was made, before a view of it was overwritten: of a view it asks again.
+    """
+    return a.view_as(a) if torch.compiler.is_compiling() else a
