@@ -1,9 +1,11 @@
 """Every Python block of the README, CONTRIBUTING and the documentation runs, a page at a time."""
 
+import io
 import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +16,7 @@ import linear_backprop as lb
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = (lb.diagnostics, lb.attribution, lb.attacks)
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -26,13 +28,16 @@ def test_every_block_runs(page: Path, monkeypatch: pytest.MonkeyPatch):
     for block in BLOCK.finditer(text):
         lines_above = text[: block.start(1)].count("\n")
         # Placed where it stands in the page, so that a traceback names the page's own line.
-        exec(compile("\n" * lines_above + block[1], page, "exec"), namespace)
+        with redirect_stdout(io.StringIO()) as printed:
+            exec(compile("\n" * lines_above + block[1], page, "exec"), namespace)
+        if block[2] is not None:  # what it prints stands below it
+            assert printed.getvalue() == block[2]
 
 
 def test_every_block_of_the_readme_runs_by_itself():
     blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(blocks) == 3
-    for block in blocks:
+    for block, _ in blocks:
         ran = subprocess.run([sys.executable, "-W", "error", "-c", block], capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
 
