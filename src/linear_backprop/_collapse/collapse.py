@@ -35,13 +35,14 @@ import torch
 import torch.distributed as dist
 from torch import fx, nn
 
+from .._conversion.block import RuleMode
 from .._conversion.patch import is_converted
 from .._conversion.where import Where, selection
 from .._errors import CollapseError, LinearBackpropError, require_module
 from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
-from .._torch import is_compiled, is_traced, size_guards, transforms_active
+from .._torch import function_modes, is_compiled, is_traced, size_guards, transforms_active
 from .captured.capture import Captured, Invocation, Runner
 from .captured.graph import Places, inputs_of
 from .captured.sizes import BatchSize
@@ -192,6 +193,12 @@ class Collapsed(Sharing):
             )
         if transforms_active():
             raise CollapseError("a collapsed model does not run under torch.func or forward-mode AD: use lb.convert")
+        if any(isinstance(mode, RuleMode) for mode in function_modes()):
+            _refuse_converted(self.uncollapsed)
+            raise CollapseError(
+                "a collapsed model has a rule of its own and follows no other, neither a backward_rule block's nor an "
+                "attribution's: give it the model, fast.uncollapsed"
+            )
         return self._captured(*args, **kwargs)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
