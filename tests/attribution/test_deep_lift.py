@@ -204,6 +204,16 @@ def test_what_keeps_its_own_gradient_is_named_once(kind: str, message: str):
         explainer.attribute(x, target=0)
 
 
+@pytest.mark.parametrize("bent", [lambda h: F.relu(h).log(), lambda h: F.relu(h) * torch.inf])
+def test_nor_do_attributions_that_are_not_finite(bent):
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return bent(x)
+
+    with pytest.warns(UserWarning, match="sums are not finite: an input, an output or a slope"):
+        DeepLift(Net()).attribute(torch.ones(2, 3), target=0)
+
+
 def test_a_time_first_model_does_not_pass_in_silence():
     class TimeFirst(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -108,12 +108,27 @@ class Hidden(nn.Module):
         return SwishInAFunction.apply(x)
 
 
+def scripted_swish() -> nn.Module:
+    swish = torch.jit.script(swish_in_arithmetic)
+
+    class Scripted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return swish(x)
+
+    return Scripted()
+
+
+def swish_in_arithmetic(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
 @by_method
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: torch.jit.script(nn.ReLU()), r"RecursiveScriptModule \(TorchScript: its code cannot be reached"),
+        (scripted_swish, r"swish \(TorchScript: its code cannot be reached; call the function it was made from"),
         (Hidden, r"sigmoid \(ran where autograd records nothing"),
     ],
 )

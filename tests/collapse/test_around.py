@@ -71,6 +71,21 @@ def test_a_trace_is_made_of_the_model_itself(trace: Callable[[nn.Module, Tensor]
     trace(fast.uncollapsed, x)
 
 
+def in_a_block(fast: nn.Module, x: Tensor) -> Tensor:
+    with lb.backward_rule():
+        return fast(x)
+
+
+@pytest.mark.parametrize(
+    "run", [in_a_block, lambda fast, x: lb.attribution.GuidedBackprop(fast).attribute(x, target=1)]
+)
+def test_no_other_rule_governs_it(run: Callable[[nn.Module, Tensor], Tensor]):
+    fast, x = lb.collapse(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)), always=True), torch.randn(20, 6)
+    with pytest.raises(lb.CollapseError, match=r"follows no other, .*: give it the model, fast\.uncollapsed"):
+        run(fast, x)
+    run(fast.uncollapsed, x)
+
+
 def test_tensors_without_values_are_refused():
     fast = lb.collapse(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to("meta"), always=True)
     with pytest.raises(lb.CollapseError, match="meta device"):

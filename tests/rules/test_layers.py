@@ -40,7 +40,7 @@ class Form:
 
     @property
     def in_place(self) -> bool:
-        return dict(self.keywords).get("inplace", False) or self.label.endswith("_")
+        return dict(self.keywords).get("inplace", False) or self.label.removesuffix(".default").endswith("_")
 
     def input(self, dtype: torch.dtype = torch.float64, samples: int = 3) -> Tensor:
         generator = torch.Generator().manual_seed(self.dims)
@@ -60,6 +60,22 @@ class Form:
             return self.run(x)
 
 
+def _forms_of_batch_norm() -> list[Form]:
+    forms = []
+    weight = torch.linspace(0.5, 1.5, 4, dtype=torch.float64)
+    for dims in (0, 1, 2, 3):
+        keywords = (("weight", weight), ("bias", weight - 1), ("training", True))
+        forms.append(Form(f"F.batch_norm({dims})", STATISTICS, F.batch_norm, dims, (None, None), keywords))
+    native = (weight, weight - 1, None, None, True, 0.1, 1e-5, False)
+    for function in STATISTICS.arguments:
+        if function is not F.batch_norm and function not in sample_statistics.ARGUMENTS:
+            forms.append(Form(f"torch.{function.__name__}", STATISTICS, function, 2, native))
+    for d in (1, 2, 3):
+        module = getattr(nn, f"BatchNorm{d}d")(4, track_running_stats=False).double()
+        forms.append(Form(f"nn.BatchNorm{d}d", STATISTICS, module, d))
+    return forms
+
+
 def _forms() -> list[Form]:
     forms = []
     for function, arguments in MAXIMUM.arguments.items():
@@ -73,15 +89,7 @@ def _forms() -> list[Form]:
         )
         forms.append(Form(f"nn.MaxPool{d}d", MAXIMUM, getattr(nn, f"MaxPool{d}d")(3, 2, 1, 2, ceil_mode=True), d))
         forms.append(Form(f"nn.AdaptiveMaxPool{d}d", MAXIMUM, getattr(nn, f"AdaptiveMaxPool{d}d")(2), d))
-    weight = torch.linspace(0.5, 1.5, 4, dtype=torch.float64)
-    for dims in (0, 1, 2, 3):
-        keywords = (("weight", weight), ("bias", weight - 1), ("training", True))
-        forms.append(Form(f"F.batch_norm({dims})", STATISTICS, F.batch_norm, dims, (None, None), keywords))
-    native = (weight, weight - 1, None, None, True, 0.1, 1e-5, False)
-    forms.append(Form("torch.batch_norm", STATISTICS, torch.batch_norm, 2, native))
-    for d in (1, 2, 3):
-        module = getattr(nn, f"BatchNorm{d}d")(4, track_running_stats=False).double()
-        forms.append(Form(f"nn.BatchNorm{d}d", STATISTICS, module, d))
+    forms += _forms_of_batch_norm()
     for function, arguments in DROPOUT.arguments.items():
         dims = {"dropout1d": 1, "dropout3d": 3}.get(function.__name__, 2)
         if "train" in arguments:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -32,19 +33,25 @@ class Case:
 
 CASES = [
     Case("F.layer_norm", lambda x, w, b: F.layer_norm(x, (4,), w, b), (3,)),
-    Case("torch.layer_norm", lambda x, w, b: torch.layer_norm(x, (4,), w, b), (3,)),
     Case("F.rms_norm", lambda x, w, b: F.rms_norm(x, (4,), w, EPS), (3,), centered=False),
-    Case("torch.rms_norm", lambda x, w, b: torch.rms_norm(x, (4,), w, EPS), (3,), centered=False),
     Case("F.group_norm", lambda x, w, b: F.group_norm(x, 2, w, b), (1, 2, 3), groups=2, per_channel=True),
-    Case("torch.group_norm", lambda x, w, b: torch.group_norm(x, 2, w, b), (1, 2, 3), groups=2, per_channel=True),
     Case("F.instance_norm", lambda x, w, b: F.instance_norm(x, weight=w, bias=b), (2, 3), per_channel=True),
-    Case(
-        "torch.instance_norm",
-        lambda x, w, b: torch.instance_norm(x, w, b, None, None, True, 0.1, EPS, False),
-        (2, 3),
-        per_channel=True,
-    ),
 ]
+for owner, ending in ((torch, ""), (torch.ops.aten, ""), (torch.ops.aten, ".default")):
+    layer, rms, group, instance = (
+        attrgetter(f"{kind}_norm{ending}")(owner) for kind in ("layer", "rms", "group", "instance")
+    )
+    CASES += [
+        Case(f"{layer}", lambda x, w, b, f=layer: f(x, (4,), w, b), (3,)),
+        Case(f"{rms}", lambda x, w, b, f=rms: f(x, (4,), w, EPS), (3,), centered=False),
+        Case(f"{group}", lambda x, w, b, f=group: f(x, 2, w, b), (1, 2, 3), groups=2, per_channel=True),
+        Case(
+            f"{instance}",
+            lambda x, w, b, f=instance: f(x, w, b, None, None, True, 0.1, EPS, False),
+            (2, 3),
+            per_channel=True,
+        ),
+    ]
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 
 

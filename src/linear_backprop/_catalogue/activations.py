@@ -7,8 +7,9 @@ and in-place forms have in common: `nn.ReLU` runs `F.relu`, `x.relu_()` runs `to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 from .._call import Call
 from .._errors import LinearBackpropError
 from .._torch.functions import KERNELS, Function, KernelPacket, overloads_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,26 @@ class Form:
 
 def functions_named(name: str) -> Iterator[Function]:
     """Every function of PyTorch's of that name, `torch.nn.functional`'s first, kernels last."""
-    for owner in (F, torch, torch.special, torch.Tensor, *KERNELS):
+    for owner in (F, torch, torch.special, torch.Tensor):
+        function = getattr(owner, name, None)
+        if callable(function):
+            yield function
+    yield from kernels_named(name)
+
+
+def kernels_named(name: str) -> Iterator[Function]:
+    """Every kernel of PyTorch's of that name, with its overloads."""
+    for owner in KERNELS:
         function = getattr(owner, name, None)
         if callable(function):
             yield function
             if isinstance(function, KernelPacket):
                 yield from overloads_of(function)
+
+
+def with_kernels(given: Mapping[Function, T]) -> dict[Function, T]:
+    """What is given for functions, for the kernels of their names, too."""
+    return {each: value for function, value in given.items() for each in (function, *kernels_named(function.__name__))}
 
 
 def _position(function: Function, argument: str) -> int | None:

@@ -35,6 +35,7 @@ import torch
 import torch.distributed as dist
 from torch import fx, nn
 
+from .._conversion.block import RuleMode
 from .._conversion.patch import is_converted
 from .._conversion.where import Where, selection
 from .._errors import CollapseError, LinearBackpropError, require_module
@@ -42,6 +43,7 @@ from .._rules.elementwise import Linear, MeanLinear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
 from .._torch.dynamo import size_guards
+from .._torch.modes import function_modes
 from .._torch.modules import is_compiled
 from .._torch.recording import is_traced, transforms_active
 from .captured.capture import Captured, Invocation, Runner
@@ -194,6 +196,12 @@ class Collapsed(Sharing):
             )
         if transforms_active():
             raise CollapseError("a collapsed model does not run under torch.func or forward-mode AD: use lb.convert")
+        if any(isinstance(mode, RuleMode) for mode in function_modes()):
+            _refuse_converted(self.uncollapsed)
+            raise CollapseError(
+                "a collapsed model has a rule of its own and follows no other, neither a backward_rule block's nor an "
+                "attribution's: give it the model, fast.uncollapsed"
+            )
         return self._captured(*args, **kwargs)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -113,9 +113,15 @@ def classify_unreachable(module: nn.Module) -> Iterator[tuple[str, Classified]]:
     """What a module's code runs without anybody being told: functions in TorchScript that it names, and `__call__`."""
     if overrides_call(type(module)):
         yield "__call__", Classified(Kind.LEFT_ALONE, reason=_OVERRIDDEN_CALL)
+    for name, classified in classify_scripted_functions(module):
+        yield f"{name} (called)", classified
+
+
+def classify_scripted_functions(module: nn.Module) -> Iterator[tuple[str, Classified]]:
+    """The functions in TorchScript that a module's code names."""
     for name, value in {**_named_in_the_code_of(module), **vars(module)}.items():
         if isinstance(value, torch.jit.ScriptFunction):
-            yield f"{name} (called)", Classified(Kind.LEFT_ALONE, reason=_SCRIPTED_FUNCTION)
+            yield name, Classified(Kind.LEFT_ALONE, reason=_SCRIPTED_FUNCTION)
 
 
 def _named_in_the_code_of(module: nn.Module) -> dict[str, object]:

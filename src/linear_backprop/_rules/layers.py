@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._call import Call
-from .._catalogue.activations import functions_named
+from .._catalogue.activations import functions_named, with_kernels
 from .._errors import LinearBackpropError
 from .._torch.functions import Function, batch_norm_and_statistics
 from .._torch.recording import in_plain_code
@@ -96,6 +96,11 @@ def windows_of(given: Arguments) -> Windows | AdaptiveWindows:
     return Windows(given["dims"], **{name: given[name] for name in WINDOW_ARGUMENTS})
 
 
+_BATCH_BUILTIN: Arguments = dict.fromkeys(
+    ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
+)
+
+
 @dataclass(frozen=True)
 class ConstantStatistics(LayerRule):
     """Normalization whose mean and variance are constants in the backward pass.
@@ -132,9 +137,7 @@ class ConstantStatistics(LayerRule):
             "momentum": 0.1,
             "eps": 1e-5,
         },
-        torch.batch_norm: dict.fromkeys(
-            ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
-        ),
+        **with_kernels({torch.batch_norm: _BATCH_BUILTIN}),
         **sample_statistics.ARGUMENTS,
     }
     reproduces_forward: ClassVar[bool] = True
@@ -186,6 +189,8 @@ _DROPOUT: Arguments = {"input": None, "p": 0.5, "training": True, "inplace": Fal
 _ALPHA: Arguments = {**_DROPOUT, "training": False}
 _DRAWN: Arguments = {"input": None, "p": None, "train": None, "inplace": False}
 _DRAWN_IN_PLACE: Arguments = {**_DRAWN, "inplace": True}
+_DROPOUTS = (torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout)
+_DROPOUTS_IN_PLACE = (torch.dropout_, torch.feature_dropout_, torch.alpha_dropout_, torch.feature_alpha_dropout_)
 
 
 @dataclass(frozen=True)
@@ -209,10 +214,8 @@ class StraightThroughDropout(LayerRule):
     arguments: ClassVar[dict[Function, Arguments]] = {
         **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), _DROPOUT),
         **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _ALPHA),
-        **dict.fromkeys((torch.dropout, torch.feature_dropout), _DRAWN),
-        **dict.fromkeys((torch.alpha_dropout, torch.feature_alpha_dropout), _DRAWN),
-        **dict.fromkeys((torch.dropout_, torch.feature_dropout_), _DRAWN_IN_PLACE),
-        **dict.fromkeys((torch.alpha_dropout_, torch.feature_alpha_dropout_), _DRAWN_IN_PLACE),
+        **with_kernels(dict.fromkeys(_DROPOUTS, _DRAWN)),
+        **with_kernels(dict.fromkeys(_DROPOUTS_IN_PLACE, _DRAWN_IN_PLACE)),
     }
 
     def applies(self, call: Call) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._catalogue.activations import with_kernels
 from .._errors import CollapseError
 from .._torch.functions import Function
 from .rule import Arguments
@@ -30,13 +31,17 @@ _INSTANCE_BUILTIN: Arguments = dict.fromkeys(
 )
 ARGUMENTS: dict[Function, Arguments] = {
     F.layer_norm: _LAYER,
-    torch.layer_norm: _LAYER,
     F.rms_norm: _RMS,
-    torch.rms_norm: _RMS,
     F.group_norm: _GROUP,
-    torch.group_norm: _GROUP,
     F.instance_norm: _INSTANCE,
-    torch.instance_norm: _INSTANCE_BUILTIN,
+    **with_kernels(
+        {
+            torch.layer_norm: _LAYER,
+            torch.rms_norm: _RMS,
+            torch.group_norm: _GROUP,
+            torch.instance_norm: _INSTANCE_BUILTIN,
+        }
+    ),
 }
 
 

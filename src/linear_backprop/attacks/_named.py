@@ -17,8 +17,9 @@ class LinBP(IterativeFGSM):
     """LinBP: I-FGSM whose backward pass takes every activation after one layer for linear.
 
     The activations after `after`, in the order in which the model defines them, follow `Linear`; the others keep their
-    derivatives. Where a block runs one ReLU several times, Guo et al. make single runs linear: give `IterativeFGSM`
-    `rule=Linear()` and `where=calls(...)`. Source: Guo et al. (2020).
+    derivatives, or the rule of a conversion that the model is under already. Where a block runs one ReLU several times,
+    Guo et al. make single runs linear: give `IterativeFGSM` `rule=Linear()` and `where=calls(...)`. Source: Guo et al.
+    (2020).
 
     Args:
         model: As in `IterativeFGSM`, like all that follow `after`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -99,14 +100,14 @@ class DeepLift:
         left, off = self._pass.left_alone(), delta.abs().max().item()
         size = max(chosen.abs().max().item(), *(x.abs().sum().item() / len(delta) for x in contributions))
         by_rounding = torch.finfo(delta.dtype).eps ** 0.5 * size
-        if not (left or off > by_rounding):
+        if not left and off <= by_rounding < math.inf:
             return
         self._warned = True
         why = ", ".join(left) or _UNNAMED
-        warnings.warn(
-            f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}",
-            stacklevel=4,  # its caller's, by way of `attribute` and its decorator
-        )
+        message = f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}"
+        if not math.isfinite(off):
+            message = "the attributions' sums are not finite: an input, an output or a slope between them is not"
+        warnings.warn(message, stacklevel=4)  # its caller's, by way of `attribute` and its decorator
 
 
 def _sums(contributions: tuple[Tensor, ...]) -> Tensor:

@@ -40,8 +40,7 @@ class _GradientUnderARule:
         leaves = leaves_of(given)
         chosen = self._pass.outputs(leaves, further(additional_forward_args), targets_of(target, len(given[0])))
         attributions = gradients(chosen, leaves, explained=len(given[0]))
-        left = self._pass.left_alone()
-        if left and not self._warned:
+        if not self._warned and (left := self._pass.left_alone()):
             self._warned = True
             warnings.warn(f"kept its own gradient: {', '.join(left)}", stacklevel=3)
         return like(inputs, attributions)

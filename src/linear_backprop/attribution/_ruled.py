@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._conversion.block import RuleMode
-from .._conversion.classify import Kind, classify, classify_function, is_scripted
+from .._conversion.classify import Kind, classify, classify_function, classify_scripted_functions, is_scripted
 from .._conversion.patch import is_converted
 from .._conversion.report import NOT_RECORDED
 from .._errors import LinearBackpropError
@@ -55,8 +56,7 @@ class RuledPass:
 
     def left_alone(self) -> list[str]:
         """What the model called, or holds, that kept its own gradient, each with the reason."""
-        scripted = filter(is_scripted, self.model.modules())
-        found = {type(module).__name__: classify(module, self.layers).reason for module in scripted}
+        found = dict(self._scripted)
         for function, recorded in self._called.items():
             advice = left_alone(FUNCTIONS.get(function), layers=True)
             classified = classify_function(function, self.layers)
@@ -66,6 +66,18 @@ class RuledPass:
             if reason:
                 found.setdefault(function.__name__, reason)
         return [f"{name} ({reason})" for name, reason in found.items()]
+
+    @cached_property
+    def _scripted(self) -> dict[str, str]:
+        """The modules and functions in TorchScript that the model's code names, each with the reason."""
+        found: dict[str, str] = {}
+        for module in self.model.modules():
+            classified = classify(module, self.layers)
+            if is_scripted(module):
+                found[type(module).__name__] = classified.reason
+            elif classified.kind is Kind.OPAQUE:
+                found |= {name: function.reason for name, function in classify_scripted_functions(module)}
+        return found
 
     def _observe(self, function: Function) -> None:
         self._called[function] = self._called.get(function, True) and is_recorded()
