@@ -1,5 +1,6 @@
 """Layer, group, instance and RMS normalization with constant statistics, a sample at a time in NumPy."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -37,16 +38,17 @@ CASES = [
     Case("F.group_norm", lambda x, w, b: F.group_norm(x, 2, w, b), (1, 2, 3), groups=2, per_channel=True),
     Case("F.instance_norm", lambda x, w, b: F.instance_norm(x, weight=w, bias=b), (2, 3), per_channel=True),
 ]
-for owner, ending in ((torch, ""), (torch.ops.aten, ""), (torch.ops.aten, ".default")):
+for names in ("torch.{}_norm", "aten.{}_norm", "aten.{}_norm.default"):
+    owner = torch.ops if names.startswith("aten") else sys.modules[__name__]
     layer, rms, group, instance = (
-        attrgetter(f"{kind}_norm{ending}")(owner) for kind in ("layer", "rms", "group", "instance")
+        attrgetter(names.format(kind))(owner) for kind in ("layer", "rms", "group", "instance")
     )
     CASES += [
-        Case(f"{layer}", lambda x, w, b, f=layer: f(x, (4,), w, b), (3,)),
-        Case(f"{rms}", lambda x, w, b, f=rms: f(x, (4,), w, EPS), (3,), centered=False),
-        Case(f"{group}", lambda x, w, b, f=group: f(x, 2, w, b), (1, 2, 3), groups=2, per_channel=True),
+        Case(names.format("layer"), lambda x, w, b, f=layer: f(x, (4,), w, b), (3,)),
+        Case(names.format("rms"), lambda x, w, b, f=rms: f(x, (4,), w, EPS), (3,), centered=False),
+        Case(names.format("group"), lambda x, w, b, f=group: f(x, 2, w, b), (1, 2, 3), groups=2, per_channel=True),
         Case(
-            f"{instance}",
+            names.format("instance"),
             lambda x, w, b, f=instance: f(x, w, b, None, None, True, 0.1, EPS, False),
             (2, 3),
             per_channel=True,
