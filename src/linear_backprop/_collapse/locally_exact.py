@@ -68,7 +68,7 @@ class LocallyExact(ModelRule):
         observe: Callable[[str, Function], None],
     ) -> Callable[..., Any]:
         """The forward pass, its captured graph cut at every activation, the batch itself sent down the chain."""
-        return Captured(forward, partial(_prepare, self, model, tuple(layers), observe), samples=False)
+        return Captured(forward, partial(_prepare, self, model, tuple(layers), observe), model, samples=False)
 
 
 def _prepare(

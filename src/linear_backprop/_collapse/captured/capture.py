@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from ..._errors import CollapseError
@@ -64,13 +65,15 @@ class Captured:
         function: Any function whose Python Dynamo can follow whole.
         prepare: Makes a runner of a graph, given the inputs of the first call: what runs in its place, given the
             inputs of each.
+        model: The model that the function runs.
         samples: Whether the first dimension of the tensors it is called with counts samples.
     """
 
-    def __init__(self, function: Callable[..., Any], prepare: Prepare, samples: bool) -> None:
-        self.function, self.prepare, self.samples = function, prepare, samples
+    def __init__(self, function: Callable[..., Any], prepare: Prepare, model: nn.Module, samples: bool) -> None:
+        self.function, self.prepare, self.model, self.samples = function, prepare, model, samples
         self._compiled: Callable[..., Any] | None = None
         self._runners: list[Runner] = []
+        self._methods: dict[type, dict[str, tuple[FunctionType, CodeType]]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result.
@@ -118,19 +121,24 @@ class Captured:
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None, "_runners": []}
+        return {**self.__dict__, "_compiled": None, "_runners": [], "_methods": {}}
 
     def _run(self, args: Any, kwargs: Any) -> Any:
-        if self._compiled is None:
+        if self._compiled is None or any(_methods_of(kind) != those for kind, those in self._methods.items()):
             self._compiled = self._compile()
+        known = len(self._runners)
         try:
             return self._compiled(*args, **kwargs)
         except dynamo_errors().FailOnRecompileLimitHit:  # counted by function; another one starts anew
-            self._runners.clear()
-            self._compiled = self._compile()
+            self._compiled, known = self._compile(), 0
             return self._compiled(*args, **kwargs)
+        finally:
+            if len(self._runners) > known:
+                kinds = {kind for module in self.model.modules() for kind in type(module).__mro__}
+                self._methods = {kind: _methods_of(kind) for kind in kinds - {nn.Module, object}}
 
     def _compile(self) -> Callable[..., Any]:
+        self._runners.clear()
         function = self.function
 
         def captured(*args: Any, **kwargs: Any) -> Any:
@@ -158,6 +166,12 @@ class Captured:
         except Exception as error:
             return error
         return None
+
+
+def _methods_of(kind: type) -> dict[str, tuple[FunctionType, CodeType]]:
+    """A class's methods and properties, which Dynamo does not guard: patched, or reloaded in place by a notebook."""
+    functions = {name: getattr(each, "__func__", getattr(each, "fget", each)) for name, each in vars(kind).items()}
+    return {name: (each, each.__code__) for name, each in functions.items() if isinstance(each, FunctionType)}
 
 
 def _backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
