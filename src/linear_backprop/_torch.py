@@ -99,6 +99,10 @@ def size_expression(size: Any) -> Any:
     return size.node.expr if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)) else size
 
 
+# Dynamo's settings; with the last it keeps no weak references, which stand in the way of swapping parameters.
+_CAPTURING = {"skip_nnmodule_hook_guards": False, "optimize_ddp": False, "invalidate_compile_context_weakrefs": True}
+
+
 @contextmanager
 def capturing_whole() -> Generator[None]:
     """A context in which Dynamo captures anew once a module's hooks change, in one graph in DDP, and every Function.
@@ -108,19 +112,21 @@ def capturing_whole() -> Generator[None]:
     """
     from torch._dynamo.variables.misc import AutogradFunctionVariable as Applied
 
-    config = torch._dynamo.config
-    before, call_apply = (config.skip_nnmodule_hook_guards, config.optimize_ddp), Applied.call_apply
+    config, call_apply = torch._dynamo.config, Applied.call_apply
+    before = {name: getattr(config, name) for name in _CAPTURING if hasattr(config, name)}
 
     def call_apply_to_what_requires_grad(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         Applied.visit(_look_again, (args, kwargs))
         return call_apply(self, tx, args, kwargs)
 
-    config.skip_nnmodule_hook_guards = config.optimize_ddp = False
+    for name in before:
+        setattr(config, name, _CAPTURING[name])
     Applied.call_apply = call_apply_to_what_requires_grad
     try:
         yield
     finally:
-        config.skip_nnmodule_hook_guards, config.optimize_ddp = before
+        for name, value in before.items():
+            setattr(config, name, value)
         Applied.call_apply = call_apply
 
 
