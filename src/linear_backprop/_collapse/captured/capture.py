@@ -7,10 +7,10 @@ the graph of its operations, and guards it. A change of mode, of a module, a sha
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -87,7 +87,7 @@ class Captured:
         if self.samples:
             given = self._samples(call, args, kwargs)
         else:
-            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            given = _tensors_in((args, kwargs), set())
         call.given = {id(x) for x in given}
         token = _under_way.set(call)
         try:
@@ -148,10 +148,13 @@ class Captured:
 
     def _samples(self, call: Invocation, args: Any, kwargs: Any) -> list[Tensor]:
         """The tensors whose first dimension counts samples."""
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()]
+        tensors = [x for x in _tensors_in((args, kwargs), set()) if x.dim()]
         floating = [x for x in tensors if x.is_floating_point()]
         if not tensors:
-            raise CollapseError("a collapsed model needs a tensor of samples among its inputs, of shape (N, ...)")
+            raise CollapseError(
+                "a collapsed model needs a tensor of samples among its inputs, of shape (N, ...), by itself or in "
+                "tuples, lists, dicts and dataclasses; torch.utils._pytree.register_pytree_node tells what others hold"
+            )
         call.batch = len((floating or tensors)[0])
         if not call.batch:
             raise CollapseError(f"the batch is empty: got an input of shape {tuple((floating or tensors)[0].shape)}")
@@ -166,6 +169,21 @@ class Captured:
         except Exception as error:
             return error
         return None
+
+
+def _tensors_in(value: Any, seen: set[int]) -> list[Tensor]:
+    """The tensors in arguments, in order: in pytrees, and in mappings and dataclasses, which are none of themselves."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif id(leaf) not in seen:
+            seen.add(id(leaf))
+            if isinstance(leaf, Mapping):
+                found += _tensors_in(list(leaf.values()), seen)  # pyright: ignore[reportUnknownArgumentType]
+            elif is_dataclass(leaf) and not isinstance(leaf, type):
+                found += _tensors_in([getattr(leaf, each.name, None) for each in fields(leaf)], seen)
+    return found
 
 
 def _methods_of(kind: type) -> dict[str, tuple[FunctionType, CodeType]]:
