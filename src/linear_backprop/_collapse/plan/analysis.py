@@ -111,7 +111,10 @@ class Analysis:
         if node not in self.needed:
             return ""
         if not all(self.size.knows(n) for n in (node, *node.all_input_nodes)):
-            return "its size depends on values, such as a mask's: multiply by the mask, or use torch.where"
+            return (
+                "its size depends on values, such as a mask's: multiply by the mask, use torch.where, or, where no "
+                "sample enters them, make indices outside the model"
+            )
         if not all(self.size.proportional(n, self.trace.values[n]) for n in (node, *node.all_input_nodes)):
             return "it depends on the number of samples, and not in proportion"
         if function_of(node) in FORMS and has_own_rule(node):
