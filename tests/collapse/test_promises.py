@@ -73,6 +73,12 @@ def test_every_argument_as_long_as_the_batch_is_samples():
     assert_as_converted(Two(torch.mul).double(), x, y[0])  # a constant, the same for every sample
 
 
+def test_the_order_of_keywords_does_not_matter():
+    fast, x, y = lb.collapse(Two(torch.mul).double(), always=True), torch.randn(N, 6).double(), torch.randn(8).double()
+    for given in ({"x": x, "y": y}, {"y": y, "x": x}):
+        fast(**given).sum().backward()
+
+
 @dataclass
 class Pair:
     x: Tensor

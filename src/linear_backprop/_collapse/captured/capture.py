@@ -6,6 +6,7 @@ the graph of its operations, and guards it. A change of mode, of a module, a sha
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -148,6 +149,9 @@ class Captured:
 
     def _samples(self, call: Invocation, args: Any, kwargs: Any) -> list[Tensor]:
         """The tensors whose first dimension counts samples."""
+        if len(kwargs) > 1:  # the order in which the model takes them is not that in which they are given
+            names = [name for name in inspect.signature(self.model.forward).parameters if name in kwargs]
+            kwargs = {name: kwargs[name] for name in dict.fromkeys([*names, *kwargs])}
         tensors = [x for x in _tensors_in((args, kwargs), set()) if x.dim()]
         floating = [x for x in tensors if x.is_floating_point()]
         if not tensors:
