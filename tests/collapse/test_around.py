@@ -37,6 +37,69 @@ def test_attention_may_lie_below(rule: lb.Linear | lb.MeanLinear):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
 
 
+class OfIntegers(nn.Module):
+    def __init__(self, read: Callable[[nn.Module, Tensor], Tensor], frozen: bool = True) -> None:
+        super().__init__()
+        self.read, self.embedding = read, nn.Embedding(256, 6).requires_grad_(not frozen)
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, i: Tensor) -> Tensor:
+        return self.net(self.read(self, i))
+
+
+def bytes_(n: int = 20) -> Tensor:
+    return torch.randint(256, (n, 6), generator=torch.Generator().manual_seed(n))
+
+
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.MeanLinear(), lb.LocallyExact()], ids=repr)
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda s, i: i.double() / 255 - 0.5,
+        lambda s, i: nn.functional.one_hot(i % 6, 6).double().sum(1).sqrt(),
+        lambda s, i: s.embedding(i).mean(1),
+        lambda s, i: i.sort(1)[0] / (1.0 + i.double().mean(0)),
+        lambda s, i: torch.relu(i.double() - 100) / 100,
+    ],
+    ids=["bytes", "one-hot", "frozen embedding", "batch mean", "activation"],
+)
+def test_what_is_made_of_integers_and_takes_no_gradient_may_be_anything(
+    read: Callable[[nn.Module, Tensor], Tensor], rule: lb.Linear | lb.MeanLinear | lb.LocallyExact
+):
+    torch.manual_seed(0)
+    model = OfIntegers(read)
+    twin = copy.deepcopy(model)
+    lb.convert(twin, rule)
+    for run in (lb.collapse(model, rule, always=True), twin):
+        for n in (20, 1, 7):
+            run(bytes_(n)).square().mean().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        (lambda s, i: s.embedding(i).mean(1), "Embedding at 'embedding' cannot be collapsed: its input is an index"),
+        (lambda s, i: s.embedding.weight[:6, 0] * i.double(), None),
+        (lambda s, i: s.embedding.weight[:6, 0] * (i > 9), "it reads integers of the samples"),
+        (lambda s, i: i * torch.arange(len(i))[:, None] / 9, "arange at 'the model' cannot be collapsed"),
+        (lambda s, i: i[i > 9].double().mean() + i, "its size depends on values"),
+        (lambda s, i: (i + len(i) // 4).double(), "depends on the number of samples, and not in proportion"),
+        (lambda s, i: torch.rand_like(i, dtype=torch.double), "rand_like at 'the model' cannot be collapsed"),
+    ],
+)
+def test_what_takes_one_or_draws_random_numbers_may_not(
+    read: Callable[[nn.Module, Tensor], Tensor], reason: str | None
+):
+    fast = lb.collapse(OfIntegers(read, frozen=False), always=True)
+    if reason is None:
+        fast(bytes_()).sum().backward()
+    else:
+        with pytest.raises(lb.CollapseError, match=reason):
+            fast(bytes_())
+
+
 @pytest.fixture
 def one_worker() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

@@ -182,3 +182,17 @@ def test_modules_that_come_and_go_are_the_models():
     assert len(model) == 4 and fast(torch.randn(64, 4)).shape == (64, 2)
     fast.register_buffer("scratch", torch.ones(2), persistent=False)
     assert "scratch" not in model.state_dict()
+
+
+@pytest.mark.parametrize("options", [{}, {"rule": lb.LocallyExact()}, {"compile": True}])
+def test_parameters_may_be_swapped_in_conversions(options: dict):
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    fast, x = lb.collapse(net, always=True, **options), torch.randn(20, 4)
+    fast(x).sum().backward()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        fast.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    fast(x.double()).sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float64 for p in net.parameters())

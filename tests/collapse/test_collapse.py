@@ -223,6 +223,8 @@ def test_accumulate_refuses_and_recovers():
         pass
     with pytest.raises(lb.LinearBackpropError, match="no backward pass ran inside"), fast.accumulate():
         fast(x)
+    with pytest.raises(lb.LinearBackpropError, match="or with inputs=, which adds nothing"), fast.accumulate():
+        fast(x).sum().backward(inputs=list(model.parameters()))
     with pytest.raises(ZeroDivisionError), fast.accumulate():
         fast(x).sum().backward()
         raise ZeroDivisionError

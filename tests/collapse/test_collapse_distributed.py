@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ def worker(rank: int, folder: str) -> None:
         results = {kind: collapsed(kind, rank) for kind in RULES}
         results["ddp"] = ordinary(rank)
         results["refusals"] = [str(refusal_of(run, rank)) for run in (other_outputs, other_micro_batches)]
+        results["frozen"] = [str(refusal_of(partial(other_frozen, options=o), rank)) for o in ALIKE_PARAMETERS]
         torch.save(results, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -96,6 +98,15 @@ def other_micro_batches(rank: int) -> None:
     with fast.accumulate():
         for part in batch()[0].split(16 * (1 + rank)):
             fast(part).sum().backward()
+
+
+ALIKE_PARAMETERS = [{"rule": lb.LocallyExact()}, {"where": "3"}]  # the mean of one could be taken for another's
+
+
+def other_frozen(rank: int, options: dict) -> None:
+    model = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 3)).double()
+    model[2 * rank].requires_grad_(False)
+    lb.collapse(model, process_group=dist.group.WORLD, **options)(batch()[0]).sum().backward()
 
 
 def refusal_of(run: Callable[[int], None], rank: int) -> lb.CollapseError | None:
@@ -157,3 +168,9 @@ def test_what_is_sent(results: list[dict]):
 def test_sums_for_other_outputs_are_refused_on_every_worker(results: list[dict]):
     for got in results:
         assert ["the workers' losses read different outputs" in refusal for refusal in got["refusals"]] == [True, True]
+
+
+@pytest.mark.xdist_group("workers")
+def test_means_for_other_parameters_are_refused_on_every_worker(results: list[dict]):
+    for got in results:
+        assert ["other parameters take gradients" in refusal for refusal in got["frozen"]] == [True, True]

@@ -183,6 +183,47 @@ def test_hooks_registered_and_removed_between_steps_are_seen(register: Callable[
     assert_right(lambda s, x: s.o(torch.relu(s.b(hidden(s, x)))), step)
 
 
+def _twice(self: nn.Linear, x: Tensor) -> Tensor:
+    return 2 * F.linear(x, self.weight)
+
+
+class _Late(nn.Linear):
+    @staticmethod
+    def own(x: Tensor) -> Tensor:
+        return x
+
+    @property
+    def factor(self) -> float:
+        return 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.own(x), self.factor * self.weight)
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        lambda m: m.setattr(nn.Linear, "forward", _twice),
+        lambda m: m.setattr(_Late, "forward", _twice),
+        lambda m: m.setattr(_Late, "own", staticmethod(torch.relu)),
+        lambda m: m.setattr(_Late, "own", staticmethod(lambda x: 2 * x)),
+        lambda m: m.setattr(_Late, "factor", property(lambda self: 2.0)),
+        lambda m: m.setattr(_Late.forward, "__code__", _twice.__code__),  # as autoreload does it in a notebook
+    ],
+)
+def test_methods_patched_between_steps_are_seen(patch: Callable[[pytest.MonkeyPatch], None]):
+    def step(run: nn.Module, model: Net) -> None:
+        plain_step(run, model)
+        model.b = _Late(8, 8, bias=False)
+        plain_step(run, model)
+        with pytest.MonkeyPatch.context() as patched:
+            patch(patched)
+            plain_step(run, model)
+        plain_step(run, model)
+
+    assert_right(lambda s, x: s.o(torch.relu(s.b(hidden(s, x)))), step)
+
+
 def test_backward_hooks_registered_between_steps_are_refused():
     def step(run: nn.Module, model: Net) -> None:
         plain_step(run, model)

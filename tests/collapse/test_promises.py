@@ -1,5 +1,10 @@
 """Single sentences of the page on the collapsed pass that no other test holds."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -66,6 +71,41 @@ def test_every_argument_as_long_as_the_batch_is_samples():
     with pytest.raises(lb.CollapseError, match="mul at 'the model' cannot be collapsed: it is not affine"):
         lb.collapse(Two(torch.mul).double())(x, y)
     assert_as_converted(Two(torch.mul).double(), x, y[0])  # a constant, the same for every sample
+
+
+def test_the_order_of_keywords_does_not_matter():
+    fast, x, y = lb.collapse(Two(torch.mul).double(), always=True), torch.randn(N, 6).double(), torch.randn(8).double()
+    for given in ({"x": x, "y": y}, {"y": y, "x": x}):
+        fast(**given).sum().backward()
+
+
+@dataclass
+class Pair:
+    x: Tensor
+    y: Tensor
+
+
+class Named(OrderedDict[str, Tensor]):
+    """As the outputs of `transformers` are."""
+
+    x, y = property(lambda self: self["x"]), property(lambda self: self["y"])
+
+
+@pytest.mark.parametrize("pair", [Pair, lambda x, y: Named(x=x, y=y)], ids=["dataclass", "mapping"])
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.LocallyExact()], ids=repr)
+def test_arguments_may_be_in_dataclasses_and_mappings(pair: Callable[[Tensor, Tensor], Any], rule: lb.BackwardRule):
+    class OfPair(Two):
+        def forward(self, both: Any) -> Tensor:
+            return super().forward(both.x, both.y)
+
+    x, y = torch.randn(N, 6, dtype=torch.float64), torch.randn(N, 8, dtype=torch.float64, requires_grad=True)
+    model, plain = OfPair(torch.add).double(), Two(torch.add).double()
+    plain.load_state_dict(model.state_dict())
+    with lb.convert(plain, rule):
+        expected = torch.autograd.grad(plain(x, y).square().mean(), [y, *plain.parameters()])
+    fast = lb.collapse(model, rule, always=True)
+    found = torch.autograd.grad(fast(pair(x, y)).square().mean(), [y, *model.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_nothing_is_captured_without_grad():

@@ -173,7 +173,31 @@ def test_sizes_that_depend_on_values_are_refused_as_such():
         h[:, s.center > 0] *= 2
         return s.o(h)
 
-    assert_refused(body, "its size depends on values, such as a mask's: multiply by the mask")
+    assert_refused(body, "its size depends on values, such as a mask's: multiply by the mask.*make indices outside")
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        lambda h: h.new_empty(h.shape),
+        torch.empty_like,
+        lambda h: torch.empty(len(h), 8),
+        lambda h: torch.empty_strided((len(h), 8), (8, 1)),
+    ],
+)
+def test_memory_that_is_filled_is_no_fault(empty: Callable[[Tensor], Tensor]):
+    def body(s: Net, x: Tensor) -> Tensor:
+        h = hidden(s, x)
+        filled = empty(h)
+        filled[:, :4] = h[:, 4:]
+        filled[:, 4:] = 2
+        return s.o(torch.relu(s.b(filled)))
+
+    torch.use_deterministic_algorithms(True)  # and what is not filled is not a number
+    try:
+        assert_right(body)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_what_is_read_again_after_an_in_place_write_does_not_belong_into_the_loss():

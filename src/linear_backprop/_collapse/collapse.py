@@ -161,7 +161,7 @@ class Collapsed(Sharing):
 
     def _begin(self) -> None:
         reason = "a collapsed model captures its own graph: use lb.collapse(model, compile=True)"
-        self._captured = Captured(self._target, self._prepare, samples=True)
+        self._captured = Captured(self._target, self._prepare, self._target, samples=True)
         self._run = torch.compiler.disable(self._forward, reason=reason)  # pyright: ignore[reportUnknownVariableType]
         self._runner: CollapsedRunner | LocalRunner | None = None
         self._accumulation: Accumulation | None = None

@@ -34,8 +34,8 @@ class LocallyExact(ModelRule):
     send by itself, so this is a rule for whole models, for `convert` and `collapse`, and not for `with_rule` or
     `backward_rule`.
 
-    What the model is called with is further down: tensors by themselves and in tuples, lists and dicts. One inside
-    another object is taken for a parameter.
+    What the model is called with is further down: tensors by themselves and in tuples, lists, dicts and dataclasses.
+    One inside another object is taken for a parameter.
 
     Args:
         chain: `Linear()` or `MeanLinear()`.
@@ -68,7 +68,7 @@ class LocallyExact(ModelRule):
         observe: Callable[[str, Function], None],
     ) -> Callable[..., Any]:
         """The forward pass, its captured graph cut at every activation, the batch itself sent down the chain."""
-        return Captured(forward, partial(_prepare, self, model, tuple(layers), observe), samples=False)
+        return Captured(forward, partial(_prepare, self, model, tuple(layers), observe), model, samples=False)
 
 
 def _prepare(

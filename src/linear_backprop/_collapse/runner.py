@@ -25,7 +25,7 @@ from .step.connection import connect
 from .step.gradients import Gradients
 from .step.maps import Maps
 from .step.step import Step
-from .step.workers import averaged
+from .step.workers import averaged, require_same_parameters
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,8 @@ class LocalRunner:
         values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))
         if not self.whole:
             run_what_is_under(plan, self.options.group, values)
+        if self.options.group is not None:
+            _taking_gradients(plan, piece.inputs, values, self.options.group)
         chained = self.whole or not collapses
         maps = None
         if not chained:
@@ -198,12 +200,20 @@ def run_what_is_under(plan: Plan, group: dist.ProcessGroup | None, values: dict[
         plan.under.run(values)
         return
     own = dict(values)  # what lies below is every worker's own: its gradients are averaged where they leave it
-    for node in plan.under.inputs:
-        value = values[node]
-        if isinstance(value, Tensor) and value.requires_grad and node not in plan.analysis.trace.carries:
-            own[node] = _Averaged.apply(value, group)
+    for node in _taking_gradients(plan, plan.under.inputs, values, group):
+        own[node] = _Averaged.apply(values[node], group)
     plan.under.run(own)
     values.update({node: own[node] for node in plan.under.outputs})
+
+
+def _taking_gradients(
+    plan: Plan, nodes: Sequence[fx.Node], values: dict[fx.Node, Any], group: dist.ProcessGroup
+) -> list[fx.Node]:
+    """Those parameters among the inputs of a graph that take gradients: the same on all workers."""
+    tensors = {n: t for n in nodes if isinstance(t := values[n], Tensor)}
+    taking = [n for n, t in tensors.items() if t.requires_grad and n not in plan.analysis.trace.carries]
+    require_same_parameters([n.name for n in taking], group, next(iter(tensors.values())).device)
+    return taking
 
 
 class _Averaged(torch.autograd.Function):

@@ -53,6 +53,10 @@ def size_expression(size: Any) -> Any:
     return size.node.expr if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)) else size
 
 
+# Dynamo's settings; with the last it keeps no weak references, which stand in the way of swapping parameters.
+_CAPTURING = {"skip_nnmodule_hook_guards": False, "optimize_ddp": False, "invalidate_compile_context_weakrefs": True}
+
+
 @contextmanager
 def capturing_whole() -> Generator[None]:
     """A context in which Dynamo captures anew once a module's hooks change, in one graph in DDP, and every Function.
@@ -62,19 +66,17 @@ def capturing_whole() -> Generator[None]:
     """
     from torch._dynamo.variables.misc import AutogradFunctionVariable as Applied
 
-    config = torch._dynamo.config
-    before, call_apply = (config.skip_nnmodule_hook_guards, config.optimize_ddp), Applied.call_apply
+    call_apply = Applied.call_apply
 
     def call_apply_to_what_requires_grad(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         Applied.visit(_look_again, (args, kwargs))
         return call_apply(self, tx, args, kwargs)
 
-    config.skip_nnmodule_hook_guards = config.optimize_ddp = False
     Applied.call_apply = call_apply_to_what_requires_grad
     try:
-        yield
+        with torch._dynamo.config.patch(_CAPTURING):
+            yield
     finally:
-        config.skip_nnmodule_hook_guards, config.optimize_ddp = before
         Applied.call_apply = call_apply
 
 

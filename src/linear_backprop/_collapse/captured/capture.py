@@ -6,15 +6,17 @@ the graph of its operations, and guards it. A change of mode, of a module, a sha
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from ..._errors import CollapseError
@@ -59,13 +61,15 @@ class Captured:
         function: Any function whose Python Dynamo can follow whole.
         prepare: Makes a runner of a graph, given the inputs of the first call: what runs in its place, given the
             inputs of each.
+        model: The model that the function runs.
         samples: Whether the first dimension of the tensors it is called with counts samples.
     """
 
-    def __init__(self, function: Callable[..., Any], prepare: Prepare, samples: bool) -> None:
-        self.function, self.prepare, self.samples = function, prepare, samples
+    def __init__(self, function: Callable[..., Any], prepare: Prepare, model: nn.Module, samples: bool) -> None:
+        self.function, self.prepare, self.model, self.samples = function, prepare, model, samples
         self._compiled: Callable[..., Any] | None = None
         self._runners: list[Runner] = []
+        self._methods: dict[type, dict[str, tuple[FunctionType, CodeType]]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result.
@@ -79,7 +83,7 @@ class Captured:
         if self.samples:
             given = self._samples(call, args, kwargs)
         else:
-            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            given = _tensors_in((args, kwargs), set())
         call.given = {id(x) for x in given}
         token = _under_way.set(call)
         try:
@@ -113,19 +117,24 @@ class Captured:
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None, "_runners": []}
+        return {**self.__dict__, "_compiled": None, "_runners": [], "_methods": {}}
 
     def _run(self, args: Any, kwargs: Any) -> Any:
-        if self._compiled is None:
+        if self._compiled is None or any(_methods_of(kind) != those for kind, those in self._methods.items()):
             self._compiled = self._compile()
+        known = len(self._runners)
         try:
             return self._compiled(*args, **kwargs)
         except dynamo_errors().FailOnRecompileLimitHit:  # counted by function; another one starts anew
-            self._runners.clear()
-            self._compiled = self._compile()
+            self._compiled, known = self._compile(), 0
             return self._compiled(*args, **kwargs)
+        finally:
+            if len(self._runners) > known:
+                kinds = {kind for module in self.model.modules() for kind in type(module).__mro__}
+                self._methods = {kind: _methods_of(kind) for kind in kinds - {nn.Module, object}}
 
     def _compile(self) -> Callable[..., Any]:
+        self._runners.clear()
         function = self.function
 
         def captured(*args: Any, **kwargs: Any) -> Any:
@@ -135,10 +144,16 @@ class Captured:
 
     def _samples(self, call: Invocation, args: Any, kwargs: Any) -> list[Tensor]:
         """The tensors whose first dimension counts samples."""
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()]
+        if len(kwargs) > 1:  # the order in which the model takes them is not that in which they are given
+            names = [name for name in inspect.signature(self.model.forward).parameters if name in kwargs]
+            kwargs = {name: kwargs[name] for name in dict.fromkeys([*names, *kwargs])}
+        tensors = [x for x in _tensors_in((args, kwargs), set()) if x.dim()]
         floating = [x for x in tensors if x.is_floating_point()]
         if not tensors:
-            raise CollapseError("a collapsed model needs a tensor of samples among its inputs, of shape (N, ...)")
+            raise CollapseError(
+                "a collapsed model needs a tensor of samples among its inputs, of shape (N, ...), by itself or in "
+                "tuples, lists, dicts and dataclasses; torch.utils._pytree.register_pytree_node tells what others hold"
+            )
         call.batch = len((floating or tensors)[0])
         if not call.batch:
             raise CollapseError(f"the batch is empty: got an input of shape {tuple((floating or tensors)[0].shape)}")
@@ -153,6 +168,27 @@ class Captured:
         except Exception as error:
             return error
         return None
+
+
+def _tensors_in(value: Any, seen: set[int]) -> list[Tensor]:
+    """The tensors in arguments, in order: in pytrees, and in mappings and dataclasses, which are none of themselves."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif id(leaf) not in seen:
+            seen.add(id(leaf))
+            if isinstance(leaf, Mapping):
+                found += _tensors_in(list(leaf.values()), seen)  # pyright: ignore[reportUnknownArgumentType]
+            elif is_dataclass(leaf) and not isinstance(leaf, type):
+                found += _tensors_in([getattr(leaf, each.name, None) for each in fields(leaf)], seen)
+    return found
+
+
+def _methods_of(kind: type) -> dict[str, tuple[FunctionType, CodeType]]:
+    """A class's methods and properties, which Dynamo does not guard: patched, or reloaded in place by a notebook."""
+    functions = {name: getattr(each, "__func__", getattr(each, "fget", each)) for name, each in vars(kind).items()}
+    return {name: (each, each.__code__) for name, each in functions.items() if isinstance(each, FunctionType)}
 
 
 def _backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:

@@ -34,6 +34,7 @@ class Analysis:
         positions: Whether positions may count as samples; not where every unit has a slope of its own.
 
     Attributes:
+        data: What is made of the samples outside the collapsed part, and passes no gradient.
         parts: By node.
         nonlinearities: Those above, in order.
         ruled: Those of the values that no sample reaches, which follow their rules in the ordinary graph.
@@ -47,6 +48,7 @@ class Analysis:
         self.outputs = trace.differentiable
         self.needed = trace.needed(self.outputs)
         self.found = {node: self._followed(node) for node in trace.module.graph.nodes if computes(node)}
+        self.data: set[fx.Node] = set()
         proof = Proof(trace)
         faults = self._prove(proof)
         self.parts = self._parts(faults)
@@ -99,21 +101,31 @@ class Analysis:
             if node not in trace.carries:
                 continue
             fault = self._fault(proof, node)
-            if fault and node in self.needed:
+            if fault and self._is_data(node):
+                self.data.add(node)
+            elif fault and node in self.needed:
                 faults[node] = fault
                 proof.is_thorough = self.selection.selects is not None  # the model is refused in any case
             if node not in proof.layouts and proof.place(node):
                 proof.layouts[node] = [None] * len(tensors_of(trace.values[node][0]))
         return faults
 
+    def _is_data(self, node: fx.Node) -> bool:
+        """Whether a node is made of integers of the samples and of nothing that takes gradients: images in bytes."""
+        if node not in self.needed or node in self.trace.overwrites or node in self.trace.random:
+            return False
+        read = [n for n in node.all_input_nodes if n in self.trace.carries and n not in self.trace.numbers]
+        if not read or self._fault_of_sizes(node):
+            return False
+        made_of = self.trace.made_of([node])
+        return not any(_takes_gradient(self.trace.values[n][0]) for n in made_of if n in self.trace.values)
+
     def _fault(self, proof: Proof, node: fx.Node) -> str:
         nonlinearity = self.found[node]
         if node not in self.needed:
             return ""
-        if not all(self.size.knows(n) for n in (node, *node.all_input_nodes)):
-            return "its size depends on values, such as a mask's: multiply by the mask, or use torch.where"
-        if not all(self.size.proportional(n, self.trace.values[n]) for n in (node, *node.all_input_nodes)):
-            return "it depends on the number of samples, and not in proportion"
+        if fault := self._fault_of_sizes(node):
+            return fault
         if function_of(node) in FORMS and has_own_rule(node):
             return "it has a rule of its own inside the model (with_rule, backward_rule)"
         if nonlinearity is None:
@@ -131,10 +143,22 @@ class Analysis:
             return f"{MAP_OF} {nonlinearity.layer!r}: {fault}" if fault else ""
         return proof.place(node, nonlinearity.input)
 
+    def _fault_of_sizes(self, node: fx.Node) -> str:
+        if not all(self.size.knows(n) for n in (node, *node.all_input_nodes)):
+            return (
+                "its size depends on values, such as a mask's: multiply by the mask, use torch.where, or, where no "
+                "sample enters them, make indices outside the model"
+            )
+        if not all(self.size.proportional(n, self.trace.values[n]) for n in (node, *node.all_input_nodes)):
+            return "it depends on the number of samples, and not in proportion"
+        return ""
+
     def _parts(self, faults: Mapping[fx.Node, str]) -> dict[fx.Node, Part]:
         trace = self.trace
         self._numbers = self._numbers_of_samples()
-        below = trace.made_of(faults) if faults and self.selection.selects is not None else set[fx.Node]()
+        below = trace.made_of(self.data)
+        if faults and self.selection.selects is not None:
+            below |= trace.made_of(faults)
         for node in self.found:  # parts of a tuple, as `max(1)` returns one
             if node.target is operator.getitem and node.args[0] in below and self._is_tuple(node.args[0]):
                 below.add(node)

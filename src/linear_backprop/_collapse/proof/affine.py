@@ -9,18 +9,22 @@ today. All this in float64 where the operation allows it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ..._torch.functions import HigherOrderOperator
-from ..captured.graph import run_node, tensors_of
+from ..captured.graph import name_of, run_node, tensors_of
 from ..captured.layout import Layout, candidates, of_positions
 from ..captured.trace import Trace
 from .experiment import Operation
 from .trial import Trial
 from .values import close, is_inexact, mixed, mixing
+
+_UNINITIALIZED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"}
 
 
 class Proof:
@@ -69,13 +73,18 @@ class Proof:
             return self._tried(node, operation)
         signature = self._signature(node)
         if signature not in self._proved:
-            self._proved[signature] = node, self._tried(node, lambda v: run_node(node, v, self.trace.module))
+            self._proved[signature] = node, self._tried(node, partial(self._ran, node))
         like, fault = self._proved[signature]
         if like is not node and not fault:
             self.layouts[node] = self.layouts[like]
             if like in self.alike:
                 self.alike.add(node)
         return fault
+
+    def _ran(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """What the operation makes; memory that it leaves as it is holds zeros, and not today's anything."""
+        made = run_node(node, values, self.trace.module)
+        return made.zero_() if name_of(node) in _UNINITIALIZED else made
 
     def _tried(self, node: fx.Node, run: Operation) -> str:
         for dtype in (torch.float64, None):  # some operations exist in the model's own precision alone

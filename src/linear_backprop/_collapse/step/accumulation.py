@@ -116,7 +116,10 @@ class Accumulation:
             RuntimeError: A parameter was modified since its micro-batches ran, or by a hook on another one.
         """
         if not self._groups:
-            raise LinearBackpropError("no backward pass ran inside accumulate(); call loss.backward() in it")
+            raise LinearBackpropError(
+                "no backward pass ran inside accumulate(), or with inputs=, which adds nothing; call loss.backward() "
+                "in it"
+            )
         first = self._groups[0]
         first.step.require_same_outputs([group.wanted for group in self._groups], first.total.rows.device)
         sums: dict[Tensor, Tensor] = {}

@@ -38,12 +38,34 @@ def require_same_outputs(received: Sequence[Sequence[bool]], group: dist.Process
     Raises:
         CollapseError: On every worker.
     """
-    mark = crc32(repr([[*each] for each in received]).encode())
-    largest = torch.tensor([mark, -mark], device=device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX, group)
-    if largest.sum().item():
+    if not _are_same([[*each] for each in received], group, device):
         raise CollapseError(
             "the workers' losses read different outputs of the model, in another order, or a different number of "
             "micro-batches with weights made anew in each (a parametrization): let all read the same; "
             "`+ 0 * output.sum()` reads one"
         )
+
+
+def require_same_parameters(names: Sequence[str], group: dist.ProcessGroup, device: torch.device) -> None:
+    """Refuse gradients of other parameters, whose means would be taken for one another or not fit.
+
+    Args:
+        names: Of those that take gradients.
+        group: The workers.
+        device: Where they communicate.
+
+    Raises:
+        CollapseError: On every worker.
+    """
+    if not _are_same([*names], group, device):
+        raise CollapseError(
+            "other parameters take gradients on other workers, and have no mean over all: freeze the same on every one"
+        )
+
+
+def _are_same(what: object, group: dist.ProcessGroup, device: torch.device) -> bool:
+    """Whether all workers have the same, as far as its `repr` tells."""
+    mark = crc32(repr(what).encode())
+    largest = torch.tensor([mark, -mark], device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+    return not largest.sum().item()
