@@ -45,6 +45,8 @@ def worker(rank: int, folder: str) -> None:
         results["ddp"] = ordinary(rank)
         results["refusals"] = [str(refusal_of(run, rank)) for run in (other_outputs, other_micro_batches)]
         results["frozen"] = [str(refusal_of(partial(other_frozen, options=o), rank)) for o in ALIKE_PARAMETERS]
+        if rank == 0:  # a forward pass waits for nobody
+            results["alone"] = [lb.collapse(net(), process_group=dist.group.WORLD, **o)(batch()[0]) for o in ALONE]
         torch.save(results, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -101,6 +103,9 @@ def other_micro_batches(rank: int) -> None:
 
 
 ALIKE_PARAMETERS = [{"rule": lb.LocallyExact()}, {"where": "3"}]  # the mean of one could be taken for another's
+
+
+ALONE = [{}, *ALIKE_PARAMETERS]
 
 
 def other_frozen(rank: int, options: dict) -> None:
@@ -168,6 +173,12 @@ def test_what_is_sent(results: list[dict]):
 def test_sums_for_other_outputs_are_refused_on_every_worker(results: list[dict]):
     for got in results:
         assert ["the workers' losses read different outputs" in refusal for refusal in got["refusals"]] == [True, True]
+
+
+@pytest.mark.xdist_group("workers")
+def test_one_worker_runs_forward_alone(results: list[dict]):
+    for y in results[0]["alone"]:
+        torch.testing.assert_close(y, net()(batch()[0]))
 
 
 @pytest.mark.xdist_group("workers")

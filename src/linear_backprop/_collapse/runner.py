@@ -25,7 +25,7 @@ from .step.connection import connect
 from .step.gradients import Gradients
 from .step.maps import Maps
 from .step.step import Step
-from .step.workers import averaged, require_same_parameters
+from .step.workers import averaged
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,10 @@ class CollapsedRunner:
         if not collapses:
             plan.whole().run(values)
             return [values[node] for node in self._returned]
-        run_what_is_under(plan, self.options.group, values)
+        names = [n.name for n in run_what_is_under(plan, self.options.group, values)]
         if plan.outputs:
-            connect(
-                Step.of(plan, self.gradients, values, self.options.group, check=self.options.check),
-                values,
-                accumulation,
-            )
+            step = Step.of(plan, self.gradients, values, self.options.group, names, check=self.options.check)
+            connect(step, values, accumulation)
         else:
             plan.forward.run(values)
         return [values[node] for node in self._returned]
@@ -145,10 +142,8 @@ class LocalRunner:
         """The values that the graph returns."""
         plan, piece = self.plan, self._piece
         values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))
-        if not self.whole:
-            run_what_is_under(plan, self.options.group, values)
-        if self.options.group is not None:
-            _taking_gradients(plan, piece.inputs, values, self.options.group)
+        parameters = [] if self.whole else run_what_is_under(plan, self.options.group, values)
+        parameters += _taking_gradients(plan, piece.inputs, values)
         chained = self.whole or not collapses
         maps = None
         if not chained:
@@ -164,6 +159,7 @@ class LocalRunner:
             [n in carries for n in piece.inputs],
             maps=maps,
             group=self.options.group,
+            names=[n.name for n in parameters],
         )
         values.update(zip(piece.outputs, made, strict=True))
         return [values[node] for node in self._returned]
@@ -190,30 +186,30 @@ def _require_one_map(plan: Plan) -> None:
             )
 
 
-def run_what_is_under(plan: Plan, group: dist.ProcessGroup | None, values: dict[fx.Node, Any]) -> None:
-    """Run what does not depend on the samples, and what lies below the collapsed part."""
+def run_what_is_under(plan: Plan, group: dist.ProcessGroup | None, values: dict[fx.Node, Any]) -> list[fx.Node]:
+    """Run what does not depend on the samples, and what lies below the collapsed part.
+
+    Returns:
+        The parameters whose gradients are averaged where they leave it: every worker has its own.
+    """
     if plan.computed_once:
         plan.once.run(values)
     if not plan.below:
-        return
+        return []
     if group is None:
         plan.under.run(values)
-        return
-    own = dict(values)  # what lies below is every worker's own: its gradients are averaged where they leave it
-    for node in _taking_gradients(plan, plan.under.inputs, values, group):
-        own[node] = _Averaged.apply(values[node], group)
+        return []
+    own, parameters = dict(values), _taking_gradients(plan, plan.under.inputs, values)
+    own.update({node: _Averaged.apply(values[node], group) for node in parameters})
     plan.under.run(own)
     values.update({node: own[node] for node in plan.under.outputs})
+    return parameters
 
 
-def _taking_gradients(
-    plan: Plan, nodes: Sequence[fx.Node], values: dict[fx.Node, Any], group: dist.ProcessGroup
-) -> list[fx.Node]:
-    """Those parameters among the inputs of a graph that take gradients: the same on all workers."""
-    tensors = {n: t for n in nodes if isinstance(t := values[n], Tensor)}
-    taking = [n for n, t in tensors.items() if t.requires_grad and n not in plan.analysis.trace.carries]
-    require_same_parameters([n.name for n in taking], group, next(iter(tensors.values())).device)
-    return taking
+def _taking_gradients(plan: Plan, nodes: Sequence[fx.Node], values: dict[fx.Node, Any]) -> list[fx.Node]:
+    """Those parameters among the inputs of a graph that take gradients."""
+    carries = plan.analysis.trace.carries
+    return [n for n in nodes if isinstance(t := values[n], Tensor) and t.requires_grad and n not in carries]
 
 
 class _Averaged(torch.autograd.Function):

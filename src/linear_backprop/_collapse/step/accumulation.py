@@ -121,7 +121,7 @@ class Accumulation:
                 "in it"
             )
         first = self._groups[0]
-        first.step.require_same_outputs([group.wanted for group in self._groups], first.total.rows.device)
+        first.step.require_same_on_all([group.wanted for group in self._groups], first.total.rows.device)
         sums: dict[Tensor, Tensor] = {}
         alone = len(self._groups) == 1 and _are_apart(first.step.connected)
 

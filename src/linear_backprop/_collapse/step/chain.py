@@ -23,7 +23,7 @@ from ..._torch.recording import graph_is_kept
 from ..plan.cutting import Cut, Cutter, begin, gradients, separate
 from .functions import outputs_apart, require_one_cotangent
 from .maps import Maps
-from .workers import averaged
+from .workers import averaged, require_same
 
 
 def run_cut(
@@ -33,6 +33,7 @@ def run_cut(
     is_argument: Sequence[bool],
     maps: Maps | None = None,
     group: dist.ProcessGroup | None = None,
+    names: Sequence[str] = (),
 ) -> list[Any]:
     """What a graph returns; its backward pass is the rule's.
 
@@ -44,6 +45,7 @@ def run_cut(
             the part that reads them.
         maps: Sends the unit vectors down the chain; None to send the batch itself.
         group: The workers whose mean the parameters' gradients become; None for this one alone.
+        names: Those parameters', which must be the same on all workers.
     """
     places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     given, edges = list(inputs), list[GradientEdge]()
@@ -69,6 +71,7 @@ def run_cut(
         [get_gradient_edge(y) if y.requires_grad else None for y in outputs],
         maps,
         group,
+        names,
     )
     connected = _Local.apply(step, outputs_apart(outputs), *[inputs[i] for i in places])
     for i, y in zip(differentiable, connected, strict=True):
@@ -87,6 +90,7 @@ class _Pass:
         outputs: Its outputs, in the graph of the part below them; None for an activation's own.
         maps: As for `run_cut`.
         group: As for `run_cut`.
+        names: Of the parameters, as for `run_cut`.
     """
 
     def __init__(
@@ -98,9 +102,10 @@ class _Pass:
         outputs: list[GradientEdge | None],
         maps: Maps | None,
         group: dist.ProcessGroup | None,
+        names: Sequence[str],
     ) -> None:
         self.cuts, self.sources, self.outputs = cutter.cuts, sources, outputs
-        self.likes, self.maps, self.group = likes, maps, group
+        self.likes, self.maps, self.group, self.names = likes, maps, group, names
         self.arguments = [i for i, each in enumerate(arguments) if each]
         self.parameters = [i for i, each in enumerate(arguments) if not each]
         if group is not None:
@@ -110,6 +115,8 @@ class _Pass:
 
     def gradients(self, g: Sequence[Tensor | None], keep: bool) -> list[Tensor | None]:
         """Of all that its graph begins with."""
+        if self.group is not None:
+            require_same([[each is not None for each in g]], self.names, self.group, _device(g))
         of_arguments, of_h = self._chain(g)
         found = self._of_parameters(g, of_h, keep)
         found.update(zip(self.arguments, of_arguments, strict=True))

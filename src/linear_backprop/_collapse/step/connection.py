@@ -97,8 +97,8 @@ class _Collapsed(torch.autograd.Function):
         if ctx.accumulation is not None:
             ctx.accumulation.take(step, wanted, total)
             return (*nothing, *[None] * len(sources))
-        if len(g) > 1:
-            step.require_same_outputs([wanted], total.rows.device)
+        if len(g) > 1 or plan.below:
+            step.require_same_on_all([wanted], total.rows.device)
         total = step.over_workers(total)
         found: dict[int, Tensor] = {}
         step.find(wanted, total, found.__setitem__)

@@ -16,7 +16,7 @@ from ..captured.layout import Form, in_memory_order, memory_order
 from ..plan.plan import Plan
 from .aggregates import Aggregates
 from .gradients import Autocast, Gradients, Noted, Receive, Wanted
-from .workers import averaged, require_same_outputs
+from .workers import averaged, require_same
 
 # How far combinations may be off, relative to the largest value: rounding over the layers.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
@@ -37,6 +37,7 @@ class Step:
         connected: The leaves.
         autocast: What it ran under.
         group: The workers whose mean the gradients become; None for this one alone.
+        names: Of the parameters below, whose gradients are averaged by themselves.
         checked: The outputs, where their combinations are to be verified.
         waiting: How many backward passes, each of other outputs, may yet come.
         inner: Those outputs that another one is computed from, with their nodes.
@@ -52,6 +53,7 @@ class Step:
     connected: list[Tensor]
     autocast: Autocast
     group: dist.ProcessGroup | None
+    names: Sequence[str]
     checked: list[Tensor]
     waiting: int = 0
     inner: list[tuple[ReferenceType[Tensor], fx.Node]] = field(default_factory=list[Any])
@@ -62,6 +64,7 @@ class Step:
         gradients: Gradients,
         values: dict[fx.Node, Any],
         group: dist.ProcessGroup | None = None,
+        names: Sequence[str] = (),
         *,
         check: bool = False,
     ) -> Step:
@@ -93,6 +96,7 @@ class Step:
             connected=connected,
             autocast=Autocast.now(kept[0].device.type),
             group=group,
+            names=names,
             checked=[values[n] for n in plan.outputs] if check else [],
         )
 
@@ -127,14 +131,14 @@ class Step:
                     f"Use lb.convert, or collapse only what lies above it (`where=`)"
                 )
 
-    def require_same_outputs(self, passes: Sequence[Wanted], device: torch.device) -> None:
-        """Refuse backward passes of other outputs than those of the other workers.
+    def require_same_on_all(self, passes: Sequence[Wanted], device: torch.device) -> None:
+        """Refuse backward passes of other outputs, or to other parameters, than those of the other workers.
 
         Raises:
             CollapseError: On every worker.
         """
         if self.group is not None:
-            require_same_outputs([each.outputs for each in passes], self.group, device)
+            require_same([each.outputs for each in passes], self.names, self.group, device)
 
     def over_workers(self, total: Aggregates) -> Aggregates:
         """The sums over all workers, where there are several."""

@@ -27,45 +27,31 @@ def averaged(parts: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
     return [total / dist.get_world_size(group) for total in summed(parts, group)]
 
 
-def require_same_outputs(received: Sequence[Sequence[bool]], group: dist.ProcessGroup, device: torch.device) -> None:
-    """Refuse backward passes of other outputs, whose sums would be taken for one another or not fit.
+def require_same(
+    outputs: Sequence[Sequence[bool]], parameters: Sequence[str], group: dist.ProcessGroup, device: torch.device
+) -> None:
+    """Refuse backward passes whose sums or means would be taken for one another or not fit.
 
     Args:
-        received: Which outputs received a cotangent, in each backward pass to be summed.
+        outputs: Which outputs received a cotangent, in each backward pass to be summed.
+        parameters: Those whose gradients are averaged.
         group: The workers.
         device: Where they communicate.
 
     Raises:
         CollapseError: On every worker.
     """
-    if not _are_same([[*each] for each in received], group, device):
+    marks = [crc32(repr(what).encode()) for what in ([[*each] for each in outputs], [*parameters])]
+    largest = torch.tensor([marks, [-mark for mark in marks]], device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+    other_outputs, other_parameters = largest.sum(0).tolist()
+    if other_outputs:
         raise CollapseError(
             "the workers' losses read different outputs of the model, in another order, or a different number of "
             "micro-batches with weights made anew in each (a parametrization): let all read the same; "
             "`+ 0 * output.sum()` reads one"
         )
-
-
-def require_same_parameters(names: Sequence[str], group: dist.ProcessGroup, device: torch.device) -> None:
-    """Refuse gradients of other parameters, whose means would be taken for one another or not fit.
-
-    Args:
-        names: Of those that take gradients.
-        group: The workers.
-        device: Where they communicate.
-
-    Raises:
-        CollapseError: On every worker.
-    """
-    if not _are_same([*names], group, device):
+    if other_parameters:
         raise CollapseError(
             "other parameters take gradients on other workers, and have no mean over all: freeze the same on every one"
         )
-
-
-def _are_same(what: object, group: dist.ProcessGroup, device: torch.device) -> bool:
-    """Whether all workers have the same, as far as its `repr` tells."""
-    mark = crc32(repr(what).encode())
-    largest = torch.tensor([mark, -mark], device=device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX, group)
-    return not largest.sum().item()
