@@ -366,11 +366,23 @@ class UnderNoGrad(nn.Module):
         return self.o(torch.sigmoid(h + t))
 
 
+class OfTheInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(torch.tanh(self.a(torch.relu(x - 0.1).div_(3))))
+
+
 @pytest.mark.parametrize("chain", [lb.Linear(), lb.MeanLinear()])
 @pytest.mark.parametrize("always", [True, False])
-def test_activations_without_a_gradient_have_no_place_in_the_chain(chain: lb.Linear | lb.MeanLinear, always: bool):
+@pytest.mark.parametrize("kind", [UnderNoGrad, OfTheInput])
+def test_activations_without_a_gradient_have_no_place_in_the_chain(
+    kind: type[nn.Module], chain: lb.Linear | lb.MeanLinear, always: bool
+):
     torch.manual_seed(0)
-    model = UnderNoGrad().double()
+    model = kind().double()
     twin = copy.deepcopy(model)
     x = torch.randn(20, 6, dtype=torch.float64)
     lb.convert(twin, lb.LocallyExact(chain))

@@ -191,6 +191,8 @@ class _Pass:
     def _of_pre_activations(self, of_h: Iterable[Tensor | None], keep: bool) -> Generator[Tensor | None]:
         """The exact cotangents of every pre-activation, and of tensors of the activation's own, the last first."""
         for cut, delta in zip(self.cuts[::-1], of_h, strict=True):
+            if cut.a is None and not cut.parameters:
+                continue
             of_a, of_own = (None, [None] * len(cut.parameters)) if delta is None else _through(cut, delta, keep)
             if cut.a is not None:
                 yield of_a
