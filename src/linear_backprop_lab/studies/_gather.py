@@ -33,7 +33,7 @@ def gather(root: Path) -> Report:
     found = read(root)
     kinds = [kind for study in STUDIES for kind in study.sections]
     chapters = tuple(
-        Chapter(with_badges(kind.draw(taken), taken), taken)
+        Chapter(with_badges(kind.draw(taken), kind.own(taken)), taken)
         for kind in kinds
         if (taken := kind.of(found.complete, found.unfinished))
     )

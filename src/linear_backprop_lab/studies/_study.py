@@ -84,7 +84,11 @@ class Drawn:
         runs = [*complete, *unfinished] if self.unfinished else complete
         named = (*self.experiments, self.also)
         taken = tuple(run for run in runs if run.config["experiment"] in named and self.where(run))
-        return taken if any(run.config["experiment"] in self.experiments for run in taken) else ()
+        return taken if self.own(taken) else ()
+
+    def own(self, runs: Sequence[Run]) -> tuple[Run, ...]:
+        """Those of its own experiments, which it is about."""
+        return tuple(run for run in runs if run.config["experiment"] in self.experiments)
 
 
 @dataclass(frozen=True)

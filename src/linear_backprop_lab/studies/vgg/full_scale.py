@@ -81,8 +81,9 @@ def _finding(pair: _Pair) -> str:
     count = len(pair.both)
     going_on = "" if count == epochs(pair.linear) else f" of {epochs(pair.linear)}; it is not finished"
     return (
-        f"At the paper's own size, {pair.name}: {other:.1%} test accuracy with Linear Backprop against {one:.1%} with "
-        f"Backprop after epoch {count}{going_on}."
+        f"At the paper's own size, {pair.name}, Linear Backprop is ahead after {_won(pair)}: "
+        f"{pair.both[0][1]:.1%} against {pair.both[0][0]:.1%} test accuracy after the first, {other:.1%} against "
+        f"{one:.1%} after epoch {count}{going_on}."
     )
 
 
@@ -172,19 +173,20 @@ def _lasts(pairs: Sequence[_Pair]) -> Claim:
         paper="figure 2: 100 epochs",
         measured="; ".join(_lead(pair) for pair in pairs if pair.both) or "no epoch yet",
         verdict=all_or_some([_has_lasted(pair) for pair in pairs]) if all(map(_is_decided, pairs)) else "not decided",
-        key="; ".join(f"{len(pair.both)} of {epochs(pair.linear)} epochs done" for pair in pairs),
+        key="; ".join(f"ahead after {_won(pair)}, of {epochs(pair.linear)} asked for" for pair in pairs),
         how=f"holds where Linear Backprop's test accuracy is the higher after {MOST:.0%} of the epochs asked for at "
         "least, at every setting; partly where at some; not decided while epochs to come can turn it",
     )
 
 
+def _won(pair: _Pair) -> str:
+    """Of how many epochs Linear Backprop is ahead."""
+    return f"{sum(other > one for one, other in pair.both)} of {len(pair.both)} epochs"
+
+
 def _lead(pair: _Pair) -> str:
-    won = sum(other > one for one, other in pair.both)
     one, other = pair.both[-1]
-    return (
-        f"{pair.name}: ahead after {won} of {len(pair.both)} epochs so far; after epoch {len(pair.both)} {other:.1%} "
-        f"against {one:.1%}"
-    )
+    return f"{pair.name}: ahead after {_won(pair)}; after epoch {len(pair.both)} {other:.1%} against {one:.1%}"
 
 
 def _has_lasted(pair: _Pair) -> bool:
