@@ -127,6 +127,7 @@ def _figure(pair: _Pair) -> Figure:
             as_share(panel, "test accuracy")
             panel.set_xlabel("step of 128 images")
             panel.set_xlim(left=0)
+            panel.locator_params(axis="x", nbins=5)
             label_ends(panel)
         svg = to_svg(drawn[0], salt=f"full-{pair.name}")
     return Figure(
