@@ -103,8 +103,6 @@ def other_micro_batches(rank: int) -> None:
 
 
 ALIKE_PARAMETERS = [{"rule": lb.LocallyExact()}, {"where": "3"}]  # the mean of one could be taken for another's
-
-
 ALONE = [{}, *ALIKE_PARAMETERS]
 
 

@@ -143,7 +143,8 @@ class LocalRunner:
         plan, piece = self.plan, self._piece
         values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))
         parameters = [] if self.whole else run_what_is_under(plan, self.options.group, values)
-        parameters += _taking_gradients(plan, piece.inputs, values)
+        if self.options.group is not None:
+            parameters += _taking_gradients(plan, piece.inputs, values)
         chained = self.whole or not collapses
         maps = None
         if not chained:

@@ -103,9 +103,10 @@ class DeepLift:
         if not left and off <= by_rounding < math.inf:
             return
         self._warned = True
-        why = ", ".join(left) or _UNNAMED
-        message = f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}"
-        if not math.isfinite(off):
+        if math.isfinite(off):
+            why = ", ".join(left) or _UNNAMED
+            message = f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}"
+        else:
             message = "the attributions' sums are not finite: an input, an output or a slope between them is not"
         warnings.warn(message, stacklevel=4)  # its caller's, by way of `attribute` and its decorator
 

@@ -103,7 +103,7 @@ class Analysis:
             fault = self._fault(proof, node)
             if fault and self._is_data(node):
                 self.data.add(node)
-            elif fault and node in self.needed:
+            elif fault:
                 faults[node] = fault
                 proof.is_thorough = self.selection.selects is not None  # the model is refused in any case
             if node not in proof.layouts and proof.place(node):
@@ -112,7 +112,7 @@ class Analysis:
 
     def _is_data(self, node: fx.Node) -> bool:
         """Whether a node is made of integers of the samples and of nothing that takes gradients: images in bytes."""
-        if node not in self.needed or node in self.trace.overwrites or node in self.trace.random:
+        if node in self.trace.overwrites or node in self.trace.random:
             return False
         read = [n for n in node.all_input_nodes if n in self.trace.carries and n not in self.trace.numbers]
         if not read or self._fault_of_sizes(node):
