@@ -63,7 +63,7 @@ def test_one_graph_serves_batches_of_all_sizes():
     runners = set()
     for n in (20, 7, 33, 2, 64):
         fast(batch(n)).sum().backward()
-        runners.add(id(fast._runner))
+        runners.add(id(fast._engine.runner))
     assert len(runners) == 1
 
 

@@ -20,47 +20,29 @@ With F operations a sample in the forward pass and A values emitted by the activ
 the collapsed pass F N + 2 A (C + 1) N + 2 F (C + 1): the run on C + 1 samples computes no value that nobody reads.
 
 Legend of the folders beside this file: `captured` hands over a model's graph, `proof` finds what its operations are,
-`plan` makes the graphs of a step of it, `step` runs them; `runner` is where they meet.
+`plan` makes the graphs of a step of it, `step` runs them; `runner` is where they meet, and `engine` has one for each
+graph that the model was captured as.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import fx, nn
+from torch import nn
 
-from .._conversion.block import RuleMode
-from .._conversion.patch import is_converted
-from .._conversion.where import Where, selection
+from .._conversion.where import Where
 from .._errors import CollapseError, LinearBackpropError, require_module
-from .._rules.elementwise import Linear, MeanLinear
+from .._rules.elementwise import Linear
 from .._rules.layers import require_layers
 from .._rules.rule import LayerRule, require_rule
-from .._torch.dynamo import size_guards
-from .._torch.modes import function_modes
 from .._torch.modules import is_compiled
-from .._torch.recording import is_traced, transforms_active
-from .captured.capture import Captured, Invocation, Runner
-from .captured.graph import Places, inputs_of
-from .captured.sizes import BatchSize
-from .captured.trace import Trace
-from .locally_exact import LocallyExact
-from .plan.analysis import Analysis
-from .plan.costs import Costs
-from .plan.nonlinearity import Selection
-from .runner import CollapsedRunner, LocalRunner, Options
+from .engine import CollapsibleRule, Engine, Settings, refuse_converted
+from .runner import Options
 from .sharing import Sharing
-from .step.accumulation import Accumulation
 from .table import table_of
-
-CollapsibleRule = Linear | MeanLinear | LocallyExact
-_BEGUN = ("_captured", "_run", "_runner", "_accumulation")  # what every copy has of its own
 
 
 def collapse(
@@ -116,68 +98,28 @@ def collapse(
         raise LinearBackpropError(
             f"collapse takes Linear(), MeanLinear() or LocallyExact(...), got {rule!r}; use convert for others"
         )
-    return Collapsed(
-        model,
-        rule,
-        where,
-        require_layers(layers),
-        process_group=process_group,
-        always=always,
-        check=check,
-        compile=compile,
-    )
+    options = Options(process_group, always=always, check=check, compiled=compile or is_compiled(model))
+    return Collapsed(model, Settings(rule, where, require_layers(layers), options))
 
 
 class Collapsed(Sharing):
     """What `collapse` returns; see there."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        rule: CollapsibleRule,
-        where: Where,
-        layers: tuple[LayerRule, ...],
-        *,
-        process_group: dist.ProcessGroup | None,
-        always: bool,
-        check: bool,
-        compile: bool,
-    ) -> None:
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
         super().__init__()
-        _refuse_converted(model)
+        refuse_converted(model)
         if any(isinstance(module, Collapsed) for module in model.modules()):
             raise CollapseError("the model is collapsed, or a part of it is: collapse it once, as a whole")
-        self._rule, self._where, self._layers = rule, where, layers
-        self._process_group, self._always, self._check = process_group, always, check
         self._share(model)
-        self._compiles = compile or is_compiled(model)
-        selected = selection(where, self._target)
-        if selected.calls:
-            raise LinearBackpropError(
-                f"collapse selects modules as a whole, got {', '.join(map(repr, selected.calls))}; use convert for "
-                f"single runs of a module"
-            )
-        self._begin()
-
-    def _begin(self) -> None:
-        reason = "a collapsed model captures its own graph: use lb.collapse(model, compile=True)"
-        self._captured = Captured(self._target, self._prepare, self._target, samples=True)
-        self._run = torch.compiler.disable(self._forward, reason=reason)  # pyright: ignore[reportUnknownVariableType]
-        self._runner: CollapsedRunner | LocalRunner | None = None
-        self._accumulation: Accumulation | None = None
-        self._said = False
+        self._settings = settings
+        self._engine = Engine(model, settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _BEGUN}
+        return {name: value for name, value in vars(self).items() if name != "_engine"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._begin()
-
-    @property
-    def _target(self) -> nn.Module:
-        """The model; one under `torch.compile`, without it."""
-        return getattr(self.uncollapsed, "_orig_mod", self.uncollapsed)
+        self._engine = Engine(self.uncollapsed, self._settings)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own output.
@@ -185,24 +127,7 @@ class Collapsed(Sharing):
         Raises:
             CollapseError: Something that the model does cannot be collapsed; see `collapse`.
         """
-        return self._run(*args, **kwargs)
-
-    def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return self.uncollapsed(*args, **kwargs)
-        if is_traced():
-            raise CollapseError(
-                "a collapsed model cannot be traced or exported; its model can, with the same outputs: fast.uncollapsed"
-            )
-        if transforms_active():
-            raise CollapseError("a collapsed model does not run under torch.func or forward-mode AD: use lb.convert")
-        if any(isinstance(mode, RuleMode) for mode in function_modes()):
-            _refuse_converted(self.uncollapsed)
-            raise CollapseError(
-                "a collapsed model has a rule of its own and follows no other, neither a backward_rule block's nor an "
-                "attribution's: give it the model, fast.uncollapsed"
-            )
-        return self._captured(*args, **kwargs)
+        return self._engine.run(*args, **kwargs)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of the model's parameters.
@@ -210,11 +135,7 @@ class Collapsed(Sharing):
         Raises:
             LinearBackpropError: Inside `accumulate()`, after a backward pass: its gradients come when the block ends.
         """
-        if self._accumulation is not None and self._accumulation.has_taken:
-            raise LinearBackpropError(
-                "zero_grad() inside accumulate() cannot take back the micro-batches before it, whose gradients are "
-                "added when the block ends; call it before the block, or begin another block"
-            )
+        self._engine.require_nothing_taken()
         super().zero_grad(set_to_none)
 
     def collapses(self, samples: int) -> bool:
@@ -223,18 +144,16 @@ class Collapsed(Sharing):
         Raises:
             LinearBackpropError: There was no call yet.
         """
-        if self._runner is None:
-            raise LinearBackpropError("collapses() knows the model only once it has run on a batch; call it first")
-        return self._accumulation is not None or self._runner.collapses(samples)
+        return self._engine.collapses(samples)
 
     def __str__(self) -> str:
         """What the graph of the latest call consists of, what a step costs, and which path it takes."""
-        if self._runner is None:
-            return f"collapsed under {self._rule!r}: the model is captured at the first call; print it again after that"
-        return table_of(self._runner)
+        if (runner := self._engine.runner) is None:
+            rule = self._settings.rule
+            return f"collapsed under {rule!r}: the model is captured at the first call; print it again after that"
+        return table_of(runner)
 
-    @contextmanager
-    def accumulate(self) -> Generator[None]:
+    def accumulate(self) -> AbstractContextManager[None]:
         """Feed a batch in micro-batches: one backward pass of C samples at the end, exact for the whole.
 
             with fast.accumulate():
@@ -252,59 +171,4 @@ class Collapsed(Sharing):
                 or every micro-batch has a linear map of its own: under `LocallyExact`, `MeanLinear`,
                 `ConstantStatistics` or `where`.
         """
-        if not isinstance(self._rule, Linear) or self._where is not None:
-            raise LinearBackpropError(
-                "every micro-batch has its own derivatives under LocallyExact, MeanLinear or `where`: call backward() "
-                "for each without accumulate(); their gradients add up"
-            )
-        if self._accumulation is not None:
-            raise LinearBackpropError("accumulate() is already open; one block takes any number of micro-batches")
-        self._accumulation = opened = Accumulation()
-        try:
-            yield
-            opened.finish()
-        finally:
-            opened.is_open = False
-            self._accumulation = None
-
-    def _prepare(self, module: fx.GraphModule, inputs: Sequence[Any], call: Invocation) -> Runner:
-        """Analyse a captured graph."""
-        _refuse_converted(self.uncollapsed)
-        is_sample = [id(x) in call.given for x in inputs]
-        of_samples = [n for n, x in zip(inputs_of(module.graph), inputs, strict=True) if id(x) in call.given]
-        size = BatchSize(of_samples, call.batch, size_guards())
-        trace = Trace(module, inputs, is_sample, size, Places(self._target))
-        chain = self._rule.chain if isinstance(self._rule, LocallyExact) else self._rule
-        by_unit = isinstance(chain, MeanLinear)
-        selects = None if self._where is None else selection(self._where, self._target).selects
-        analysis = Analysis(trace, size, Selection(self._target, selects, self._layers), positions=not by_unit)
-        options = Options(self._process_group, always=self._always, check=self._check, compiled=self._compiles)
-        if isinstance(self._rule, LocallyExact):
-            runner = LocalRunner(analysis, self._rule, options)
-        else:
-            runner = CollapsedRunner(analysis, self._rule, options)
-
-        def run(call: Invocation, inputs: Sequence[Any]) -> Sequence[Any]:
-            self._runner = runner
-            collapses = self._accumulation is not None or runner.collapses(call.batch)
-            if not collapses and not self._said and not isinstance(self._rule, LocallyExact):
-                self._said = True
-                _say_that_it_is_ordinary(call.batch, runner.costs)
-            return runner(inputs, collapses, self._accumulation)
-
-        return run
-
-
-def _say_that_it_is_ordinary(samples: int, costs: Costs) -> None:
-    by_operations = replace(costs, fixed=0).collapse_pays(samples)
-    reason = "too small a step" if by_operations else f"too few for {costs.outputs} outputs"
-    warnings.warn(
-        f"{samples} samples are {reason}: the ordinary backward pass is cheaper and is run, with the same gradients "
-        f"(always=True collapses all the same)",
-        stacklevel=2,
-    )
-
-
-def _refuse_converted(model: nn.Module) -> None:
-    if is_converted(model):
-        raise CollapseError("the model is converted, and collapse puts its own rule on it; remove() that first")
+        return self._engine.accumulate()

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._collapse.collapse import CollapsibleRule, collapse
+from .._collapse.collapse import collapse
+from .._collapse.engine import CollapsibleRule
 from .._conversion.convert import convert
 from .._conversion.patch import plain_copy
 from .._conversion.where import Where
