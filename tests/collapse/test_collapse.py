@@ -289,7 +289,7 @@ def test_the_aggregates_are_all_that_micro_batches_keep():
     with fast.accumulate():
         for _ in range(3):
             fast(torch.randn(N, 3, dtype=torch.float64)).sum().backward()
-            (group,) = fast._accumulation._groups
+            (group,) = fast._engine._accumulation._groups
             sizes.append(sum(z.numel() for z in group.total.rows))
     assert sizes == [(2 + 1) * (3 + 16)] * 3
 
