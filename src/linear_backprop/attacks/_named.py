@@ -73,8 +73,9 @@ class LinBP(IterativeFGSM):
 class BPA(LinBP):
     """BPA: I-FGSM with SiLU's derivative for the activations' after one layer, and a softmax's for max pooling's.
 
-    The activations after `after` follow `Surrogate("silu")`, all max pooling of the model `SoftenedMaximum(10.0)`.
-    Source: Wang et al. (2023), arXiv 2306.12685.
+    The activations after `after` follow `Surrogate("silu")`, all max pooling of the model `SoftenedMaximum(10.0)`; the
+    other activations keep their derivatives, also under a conversion that the model is under already. Source: Wang et
+    al. (2023), arXiv 2306.12685.
 
     Args:
         model: As in `IterativeFGSM`, like all that follow `after`.
