@@ -15,8 +15,8 @@ from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doub
 from ._ruled import RuledPass, gradients, leaves_of
 
 _UNNAMED = (
-    "a product of activations, one written out in arithmetic, in TorchScript, in a Function of its own or with a rule of "
-    "its own, a batch that is not the first dimension, or a model in training mode"
+    "a product of activations, one written out in arithmetic, in TorchScript, in a Function of its own or with a rule "
+    "of its own, a batch that is not the first dimension, or a model in training mode"
 )
 
 

@@ -56,6 +56,16 @@ def test_runs_that_go_on_are_shown_as_that(tmp_path):
     assert section.headline == section.figures[0]
 
 
+def test_the_lead_in_training_is_counted_apart(tmp_path):
+    backprop = sweep_run(tmp_path, BACKPROP, [0.2, 0.3, 0.4], losses=[2.1, 1.9, 1.8], **FULL)
+    linear = sweep_run(tmp_path, LINEAR, [0.3, 0.2, 0.1], losses=[1.9, 1.8, None], **FULL)
+    lasts = full_scale([backprop, linear]).claims[1]
+    assert lasts.measured.endswith(
+        "ahead after 1 of 3 epochs; after epoch 3 10.0% against 40.0%; its training loss is the lower after 2 of these "
+        "epochs"
+    )
+
+
 def test_a_single_setting_at_full_size_takes_nothing_from_a_smaller_sweep(tmp_path):
     small = []
     for penalty in (0.1, 0.001):
