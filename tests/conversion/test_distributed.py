@@ -1,5 +1,6 @@
 """Converted models under DistributedDataParallel and FSDP2: two processes, equal to one on the whole batch."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -41,14 +42,15 @@ def worker(rank: int, store: str, kind: str, result: str) -> None:
         if rank == 0:
             torch.save(whole, result)
     finally:
+        gc.collect()  # FSDP2's model is in cycles with what holds the process group
         dist.destroy_process_group()
 
 
 def gradients(rank: int, kind: str) -> dict[str, Tensor]:
     """Every parameter's whole gradient.
 
-    A function of its own, for DDP has to go before the process group: what goes last joins Gloo's threads, and DDP
-    would do so under the GIL that they wait for (pytorch/pytorch#56297).
+    A function of its own, for the model has to go before the process group: what goes last joins Gloo's threads, and
+    DDP would do so under the GIL that they wait for (pytorch/pytorch#56297), FSDP2 when the interpreter is gone.
     """
     model = net()
     lb.convert(model)
