@@ -97,11 +97,11 @@ def _state(runs: Sequence[Run]) -> str:
 
 
 def _pairs(runs: Sequence[Run]) -> list[_Pair]:
-    """One a setting that both rules were run at; seed by seed."""
+    """One a setting that both rules were run at, seed by seed; that of most epochs first."""
     small = [run for run in runs if not is_at_paper_scale(run) and run.config["experiment"] == PAPER_RATE]
     groups = [{run.config["rule"]: run for run in each} for each in alike(filter(is_at_paper_scale, runs), "rule")]
     found = [_Pair(each[BACKPROP], each[LINEAR], _like(each[LINEAR], small)) for each in groups if len(each) == 2]
-    return sorted(found, key=lambda pair: (-learning_rate(pair.linear), pair.name))
+    return sorted(found, key=lambda pair: (-len(pair.both), -learning_rate(pair.linear), pair.name))
 
 
 def _like(run: Run, small: Sequence[Run]) -> tuple[Run, ...]:

@@ -56,6 +56,16 @@ def test_runs_that_go_on_are_shown_as_that(tmp_path):
     assert section.headline == section.figures[0]
 
 
+def test_the_longest_curves_come_first(tmp_path):
+    runs = both(tmp_path, [0.2], [0.1], epochs=100, batch_norm=False)
+    runs += both(tmp_path, [0.2, 0.3], [0.3, 0.4], epochs=100, batch_norm=True)
+    for run in runs:
+        unfinished(run)
+    section = gather(tmp_path).chapters[0].section
+    assert [figure.title.split(",")[1] for figure in section.figures] == [" with batch norm", " no batch norm"]
+    assert section.headline == section.figures[0] and "with batch norm" in section.finding
+
+
 def test_the_lead_in_training_is_counted_apart(tmp_path):
     backprop = sweep_run(tmp_path, BACKPROP, [0.2, 0.3, 0.4], losses=[2.1, 1.9, 1.8], **FULL)
     linear = sweep_run(tmp_path, LINEAR, [0.3, 0.2, 0.1], losses=[1.9, 1.8, None], **FULL)
