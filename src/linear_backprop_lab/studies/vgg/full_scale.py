@@ -71,7 +71,7 @@ def full_scale(runs: Sequence[Run]) -> Section:
         table=Table.of([_row(run) for run in sorted(filter(is_at_paper_scale, runs), key=_order)]),
         rerun="linear-backprop reproduce fig4 --scale paper --only batch_norm=true --only learning_rate=0.001 "
         "--only weight_decay=0.0001",
-        finding=_finding(pairs[0]) if pairs and pairs[0].both else "",
+        finding=" ".join(filter(None, [_finding(pairs[0]), *map(_diverged, pairs)])) if pairs and pairs[0].both else "",
         headline=figures[0] if pairs and len(pairs[0].both) > 1 else None,
     )
 
@@ -85,6 +85,12 @@ def _finding(pair: _Pair) -> str:
         f"{pair.both[0][1]:.1%} against {pair.both[0][0]:.1%} test accuracy after the first, {other:.1%} against "
         f"{one:.1%} after epoch {count}{going_on}."
     )
+
+
+def _diverged(pair: _Pair) -> str:
+    if pair.linear.record["status"] != "diverged":
+        return ""
+    return f"{pair.name.capitalize()}, it diverged in epoch {len(pair.linear.metrics)}."
 
 
 def _state(runs: Sequence[Run]) -> str:
@@ -204,10 +210,11 @@ def _has_lasted(pair: _Pair) -> bool:
 
 
 def _is_decided(pair: _Pair) -> bool:
-    """Whether the epochs to come cannot turn it; a run that has ended has none."""
+    """Whether the epochs to come cannot turn it; none come once both have ended, or Linear Backprop has diverged."""
     lost = sum(other <= one for one, other in pair.both)
     ended = all(run.record["status"] != "unfinished" for run in (pair.backprop, pair.linear))
-    return ended or _has_lasted(pair) or lost > (1 - MOST) * epochs(pair.linear)
+    diverged = pair.linear.record["status"] == "diverged"
+    return ended or diverged or _has_lasted(pair) or lost > (1 - MOST) * epochs(pair.linear)
 
 
 def _order(run: Run) -> tuple[Any, ...]:

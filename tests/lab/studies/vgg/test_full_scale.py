@@ -76,6 +76,14 @@ def test_the_lead_in_training_is_counted_apart(tmp_path):
     )
 
 
+def test_a_lead_that_ends_in_divergence_has_not_lasted(tmp_path):
+    unfinished(sweep_run(tmp_path, BACKPROP, [0.2, 0.3], epochs=100, **FULL))
+    sweep_run(tmp_path, LINEAR, [0.3, 0.1], losses=[1.9, None], epochs=100, **FULL)
+    section = gather(tmp_path).chapters[0].section
+    assert [claim.verdict for claim in section.claims] == ["holds", "does not hold"]
+    assert section.finding.endswith(" With batch norm, lr 0.001, l2 0.0001, it diverged in epoch 2.")
+
+
 def test_a_single_setting_at_full_size_takes_nothing_from_a_smaller_sweep(tmp_path):
     small = []
     for penalty in (0.1, 0.001):
