@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -145,8 +146,7 @@ class Engine:
     ) -> CollapsedRunner | LocalRunner:
         rule, where = self._settings.rule, self._settings.where
         is_sample = [id(x) in call.given for x in inputs]
-        of_samples = [n for n, x in zip(inputs_of(module.graph), inputs, strict=True) if id(x) in call.given]
-        size = BatchSize(of_samples, call.batch, size_guards())
+        size = BatchSize(list(compress(inputs_of(module.graph), is_sample)), call.batch, size_guards())
         trace = Trace(module, inputs, is_sample, size, Places(self._target))
         by_unit = isinstance(rule.chain if isinstance(rule, LocallyExact) else rule, MeanLinear)
         selects = None if where is None else selection(where, self._target).selects

@@ -49,6 +49,16 @@ class _Pair:
         pairs = zip(self.backprop.metrics, self.linear.metrics, strict=False)
         return [(one["test_accuracy"], other["test_accuracy"]) for one, other in pairs]
 
+    @property
+    def won(self) -> int:
+        """After how many of these epochs Linear Backprop is ahead."""
+        return sum(other > one for one, other in self.both)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether Linear Backprop did."""
+        return self.linear.record["status"] == "diverged"
+
     def ahead(self, epoch: int) -> float:
         """How far Linear Backprop is ahead after an epoch, in standard errors of the difference on the test set."""
         one, other = self.both[epoch - 1]
@@ -71,12 +81,18 @@ def full_scale(runs: Sequence[Run]) -> Section:
         table=Table.of([_row(run) for run in sorted(filter(is_at_paper_scale, runs), key=_order)]),
         rerun="linear-backprop reproduce fig4 --scale paper --only batch_norm=true --only learning_rate=0.001 "
         "--only weight_decay=0.0001",
-        finding=" ".join(filter(None, [_finding(pairs[0]), *map(_diverged, pairs)])) if pairs and pairs[0].both else "",
+        finding=_finding(pairs) if pairs and pairs[0].both else "",
         headline=figures[0] if pairs and len(pairs[0].both) > 1 else None,
     )
 
 
-def _finding(pair: _Pair) -> str:
+def _finding(pairs: Sequence[_Pair]) -> str:
+    """Of the longest curves in full, and where Linear Backprop diverged."""
+    diverged = [f"{p.name.capitalize()}, it diverged in epoch {len(p.linear.metrics)}." for p in pairs if p.diverged]
+    return " ".join([_of_the_longest(pairs[0]), *diverged])
+
+
+def _of_the_longest(pair: _Pair) -> str:
     one, other = pair.both[-1]
     count = len(pair.both)
     going_on = "" if count == epochs(pair.linear) else f" of {epochs(pair.linear)}; it is not finished"
@@ -85,12 +101,6 @@ def _finding(pair: _Pair) -> str:
         f"{pair.both[0][1]:.1%} against {pair.both[0][0]:.1%} test accuracy after the first, {other:.1%} against "
         f"{one:.1%} after epoch {count}{going_on}."
     )
-
-
-def _diverged(pair: _Pair) -> str:
-    if pair.linear.record["status"] != "diverged":
-        return ""
-    return f"{pair.name.capitalize()}, it diverged in epoch {len(pair.linear.metrics)}."
 
 
 def _state(runs: Sequence[Run]) -> str:
@@ -188,7 +198,7 @@ def _lasts(pairs: Sequence[_Pair]) -> Claim:
 
 def _won(pair: _Pair) -> str:
     """Of how many epochs Linear Backprop is ahead."""
-    return f"{sum(other > one for one, other in pair.both)} of {len(pair.both)} epochs"
+    return f"{pair.won} of {len(pair.both)} epochs"
 
 
 def _lead(pair: _Pair) -> str:
@@ -206,15 +216,14 @@ def _lower_losses(pair: _Pair) -> int:
 
 
 def _has_lasted(pair: _Pair) -> bool:
-    return sum(other > one for one, other in pair.both) >= MOST * epochs(pair.linear)
+    return pair.won >= MOST * epochs(pair.linear)
 
 
 def _is_decided(pair: _Pair) -> bool:
     """Whether the epochs to come cannot turn it; none come once both have ended, or Linear Backprop has diverged."""
-    lost = sum(other <= one for one, other in pair.both)
+    lost = len(pair.both) - pair.won
     ended = all(run.record["status"] != "unfinished" for run in (pair.backprop, pair.linear))
-    diverged = pair.linear.record["status"] == "diverged"
-    return ended or diverged or _has_lasted(pair) or lost > (1 - MOST) * epochs(pair.linear)
+    return ended or pair.diverged or _has_lasted(pair) or lost > (1 - MOST) * epochs(pair.linear)
 
 
 def _order(run: Run) -> tuple[Any, ...]:
