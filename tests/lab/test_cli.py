@@ -380,9 +380,10 @@ def test_help_names_every_experiment_and_gives_examples(linear_backprop):
         (["fig4", "fig2"], ["fig2", "fig4"]),
         (["images", "fig1-right", "fig1"], ["fig1", "images"]),
         (["fig1-left"], ["fig1"]),
+        (["transfer", "fig1"], ["fig1", "transfer-networks", "transfer"]),
     ],
 )
-def test_names_choose_experiments_once(names, expected):
+def test_names_choose_experiments_and_what_they_need_once(names, expected):
     assert [experiment.name for experiment in experiments_named(names)] == expected
 
 

@@ -36,7 +36,7 @@ def experiment_names() -> list[str]:
 
 
 def experiments_named(names: Iterable[str]) -> list[Experiment]:
-    """The experiments behind the names, each once, in the order of the registry.
+    """The experiments behind the names, and those they need, each once, in the order of the registry.
 
     No name stands for those that are run by default, "all" for every one that is not `by_name_only`.
 
@@ -51,7 +51,9 @@ def experiments_named(names: Iterable[str]) -> list[Experiment]:
         )
     if EVERYTHING in asked:
         asked |= {experiment.name for experiment in EXPERIMENTS if not experiment.by_name_only}
-    return [e for e in EXPERIMENTS if asked.intersection((e.name, *e.views))]
+    chosen = [e for e in EXPERIMENTS if asked.intersection((e.name, *e.views))]
+    needed = {name for experiment in chosen for name in experiment.needs}
+    return [e for e in EXPERIMENTS if e in chosen or e.name in needed]
 
 
 def jobs_of(experiments: Iterable[Experiment], place: Place, scale: Scale) -> list[Job]:

@@ -41,6 +41,7 @@ class Experiment:
         job: What makes one of them in any process, from its configuration alone.
         records: `config["experiment"]` of its records, which experiments may share; its name unless given.
         views: Further names: parts of its figure, which are made of the same runs.
+        needs: Names of experiments that are run before it, since it uses what they leave.
         on_images: Whether it is on CIFAR-10, or digits in its place.
         by_default: Whether it is run where no name is given.
         by_name_only: Whether "all" leaves it out: it wants the machine to itself.
@@ -52,6 +53,7 @@ class Experiment:
     job: Callable[[Run, Place], Job]
     records: str = ""
     views: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     on_images: bool = True
     by_default: bool = False
     by_name_only: bool = False

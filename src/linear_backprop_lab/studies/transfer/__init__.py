@@ -15,9 +15,10 @@ STUDY = Study(
         ),
         Experiment(
             runs.NAME,
-            "adversarial examples of many backward passes, tried on other networks; trains those that have no weights",
+            "adversarial examples of many backward passes, tried on other networks; trains these first",
             runs.plan,
             runs.job,
+            needs=(networks.NAME,),
         ),
     ),
     sections=(Drawn(transfer, (runs.NAME,), also=networks.NAME),),

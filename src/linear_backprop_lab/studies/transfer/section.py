@@ -33,7 +33,7 @@ def transfer(runs: Sequence[Run]) -> Section:
         figures=tuple(_by_position(tables[0], *group) for group in _groups(tables[0]) if group[0] == fewest),
         claims=(_claim(found, is_linear, "A linear backward pass transfers better."), _claim(found, _is_silu, _SILU)),
         table=Table.of([_cells(each) for size in found for each in size]),
-        rerun=f"linear-backprop reproduce transfer-networks transfer{'' if _is_small(sizes[0]) else ' --scale paper'}",
+        rerun=f"linear-backprop reproduce transfer{'' if _is_small(sizes[0]) else ' --scale paper'}",
         finding=_finding(found[0]),
         badges=(SMALL,) if _is_small(sizes[0]) else (),
     )

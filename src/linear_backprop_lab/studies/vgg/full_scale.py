@@ -95,7 +95,7 @@ def _finding(pairs: Sequence[_Pair]) -> str:
 def _of_the_longest(pair: _Pair) -> str:
     one, other = pair.both[-1]
     count = len(pair.both)
-    going_on = "" if count == epochs(pair.linear) else f" of {epochs(pair.linear)}; it is not finished"
+    going_on = "" if pair.diverged or count == epochs(pair.linear) else f" of {epochs(pair.linear)}; it is not finished"
     return (
         f"At the paper's own size, {pair.name}, Linear Backprop is ahead after {_won(pair)}: "
         f"{pair.both[0][1]:.1%} against {pair.both[0][0]:.1%} test accuracy after the first, {other:.1%} against "

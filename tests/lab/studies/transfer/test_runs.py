@@ -67,7 +67,9 @@ def test_i_fgsm_is_the_model_s_own_gradient_and_seeds_are_starts():
 
 
 def test_the_smallest_scale_runs_and_is_read(tmp_path):
-    jobs = jobs_of(experiments_named(["transfer"]), Place(tmp_path), Scale.SMOKE)
+    found = jobs_of(experiments_named(["transfer"]), Place(tmp_path), Scale.SMOKE)
+    trained, jobs = [each.run.config["experiment"] for each in found[:4]], found[4:]
+    assert trained == [networks.NAME] * 4
     steps: list[int] = []
     made = [jobs[0], jobs[2]]
     for each in made:

@@ -82,6 +82,7 @@ def test_a_lead_that_ends_in_divergence_has_not_lasted(tmp_path):
     section = gather(tmp_path).chapters[0].section
     assert [claim.verdict for claim in section.claims] == ["holds", "does not hold"]
     assert section.finding.endswith(" With batch norm, lr 0.001, l2 0.0001, it diverged in epoch 2.")
+    assert "not finished" not in section.finding
 
 
 def test_a_single_setting_at_full_size_takes_nothing_from_a_smaller_sweep(tmp_path):
