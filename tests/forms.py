@@ -21,6 +21,15 @@ _BY_NAME: dict[str, tuple[Any, ...]] = {
     "clamp_max": (0.8,),
 }
 
+_NAMES = {
+    "prelu": ("weight",),
+    "threshold": ("threshold", "value"),
+    "clamp": ("min", "max"),
+    "clip": ("min", "max"),
+    "clamp_min": ("min",),
+    "clamp_max": ("max",),
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -39,6 +48,16 @@ class Case:
     def run(self, function: Callable[..., Any], x: Tensor) -> Tensor:
         arguments = (a.to(x.dtype) if isinstance(a, Tensor) else a for a in self.arguments)
         return function(x, *arguments, **dict(self.keywords))
+
+    def spelled(self, keyword: str) -> Callable[[Tensor], Tensor] | None:
+        """The call with every argument by its name, the input's being `keyword`; None where the form takes none."""
+        names = _NAMES.get(self.label.split(".")[1].split("(")[0].removesuffix("_"), ())
+        keywords = {**dict(zip(names, self.arguments, strict=True)), **dict(self.keywords)}
+        try:
+            self.function(**{keyword: torch.ones(1, dtype=torch.float64)}, **keywords)
+        except (TypeError, RuntimeError):
+            return None
+        return lambda x: self.function(**{keyword: x}, **keywords)
 
 
 def _owner(function: Callable[..., Any]) -> str:

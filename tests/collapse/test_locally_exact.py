@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import forms
 import numpy as np
@@ -148,6 +149,43 @@ def test_an_mlp_by_hand(chain: lb.BackwardRule, name: str):
     for layer, w in zip(layers[::2], expected, strict=True):
         np.testing.assert_allclose(layer.weight.grad.numpy(), w, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(inputs.grad.numpy(), chained, rtol=1e-10, atol=1e-12)
+
+
+SPELLED = {
+    f"{case.label} {keyword}": (case, keyword)
+    for case in forms.DETERMINISTIC
+    for keyword in ("input", "self")
+    if case.spelled(keyword)
+}
+
+
+class Between(nn.Module):
+    """A function between two layers."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.first, self.last = function, nn.Linear(3, 8).double(), nn.Linear(8, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_an_activation_s_input_may_be_named(name: str):
+    case, keyword = SPELLED[name]
+    placed, named = Between(lambda x: case.run(case.function, x)), Between(case.spelled(keyword))
+    x = torch.randn(N, 3, dtype=torch.float64)
+    for rule in (lb.Linear(), lb.LocallyExact()):
+        results = []
+        for model in (placed, named):
+            with lb.convert(model, rule):
+                results.append(torch.autograd.grad(model(x).square().sum(), model.parameters()))
+        torch.testing.assert_close(*results, rtol=0, atol=0)
+        collapsed = torch.autograd.grad(
+            lb.collapse(named, rule, always=True)(x).square().sum(), tuple(named.parameters())
+        )
+        torch.testing.assert_close(collapsed, results[0], rtol=1e-9, atol=1e-12)
 
 
 def test_the_top_layer_is_backprop_s():

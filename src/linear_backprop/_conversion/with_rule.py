@@ -79,7 +79,7 @@ class RuledFunction:
         bound: tuple[Any, ...] = ()
         if isinstance(function, partial):  # lest it hide `inplace` or tensors
             function, bound, kwargs = function.func, function.args, {**function.keywords, **kwargs}
-        if not args and (bound or "input" not in kwargs):
+        if not args and (bound or Call(function, args, kwargs).input is None):
             raise LinearBackpropError(f"pass the pre-activation to {_name(function)} as its first positional argument")
         if bound:
             function, args = _after(len(bound), function), (args[0], *bound, *args[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -82,9 +83,9 @@ class Analysis:
             return NonLinearity(node, layer=layer) if takes else None
         if call.function not in FORMS:
             return None
-        first = node.args[0] if node.args else node.kwargs["input"]
-        own = [b for b in node.all_input_nodes if b is not first and _takes_gradient(self.trace.values[b][0])]
-        return NonLinearity(node, form=FORMS[call.function], own=tuple(own))
+        found = NonLinearity(node, form=FORMS[call.function])
+        own = [b for b in node.all_input_nodes if b is not found.input and _takes_gradient(self.trace.values[b][0])]
+        return replace(found, own=tuple(own))
 
     def _reaches(self, layer: LayerRule, module: nn.Module | None) -> bool:
         """False inside a module that the rule is not for: SyncBatchNorm calls F.batch_norm in a single process."""

@@ -61,16 +61,17 @@ class Cutter:
 
     def activate(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an activation, cut."""
-        a: Any = args[0] if args else kwargs.get("input")
+        call = Call(function, args, kwargs)
+        a: Any = call.input
         if not isinstance(a, Tensor) or not a.is_floating_point():
-            return function(*args, **kwargs)
+            return call()
         takes = any(isinstance(t, Tensor) and t.requires_grad for t in (*args, *kwargs.values()))
         if not torch.is_grad_enabled() or (self.chained and not takes):
-            h = function(*args, **kwargs)
+            h = call()
             self.cuts.append(Cut(None, None, None, None, [], None))
             self.noted.append((Form.of(h), ()))
             return h
-        h: Tensor = run_activation(Call(function, args, kwargs), self.rule, self._cut)
+        h: Tensor = run_activation(call, self.rule, self._cut)
         if h is a and is_view(h):
             raise CollapseError(
                 f"under LocallyExact, {getattr(function, '__name__', function)} cannot overwrite a view of a "

@@ -42,7 +42,7 @@ class NonLinearity:
     @property
     def input(self) -> fx.Node:
         """The node of its pre-activation."""
-        return self.node.args[0] if self.node.args else self.node.kwargs["input"]  # pyright: ignore
+        return self.called(self.node.args, self.node.kwargs).input
 
     @property
     def emits(self) -> bool:
