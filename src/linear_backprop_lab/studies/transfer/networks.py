@@ -18,7 +18,7 @@ from linear_backprop_lab.records import Run, lock, write_whole
 from linear_backprop_lab.studies._job import Job, OnStep
 from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
-from linear_backprop_lab.studies._study import Plan
+from linear_backprop_lab.studies._study import Config, Plan
 from linear_backprop_lab.studies.images.building import build_model, training_device
 from linear_backprop_lab.studies.images.run import images_of, seconds_at_most
 from linear_backprop_lab.training import OneCycle, train
@@ -49,10 +49,14 @@ _WIDEST: dict[str, dict[str, Any]] = {
 _EPOCHS = {"VGG19": 10, "bottleneck": 6, "plain": 4, "MobileNet-like": 3}
 
 
-def network_config(name: str, scale: Scale) -> dict[str, Any]:
-    """How a network is built and trained; at the smallest scale it is narrow and hardly trained, on digits."""
+def network_configs(scale: Scale, found: ImageDataset) -> dict[str, Config]:
+    """How each network is built and trained on the images found; at the smallest scale it is narrow, hardly trained."""
+    return {name: _config(name, scale, found) for name in (*SOURCES, *VICTIMS)}
+
+
+def _config(name: str, scale: Scale, found: ImageDataset) -> Config:
     sizes = {Scale.SMOKE: _SMALLEST, Scale.CPU: dict[str, dict[str, Any]](), Scale.PAPER: _WIDEST}[scale]
-    images = {Scale.SMOKE: 512, Scale.CPU: 50_000, Scale.PAPER: 50_000}[scale]
+    images = min({Scale.SMOKE: 512, Scale.CPU: 50_000, Scale.PAPER: 50_000}[scale], len(found.train_images))
     epochs = {Scale.SMOKE: 2, Scale.CPU: _EPOCHS[name], Scale.PAPER: 30}[scale]
     larger = 2 if scale is Scale.PAPER else 1  # batches, and with them the rate: for a GPU
     recipe = OneCycle(
@@ -67,10 +71,10 @@ def network_config(name: str, scale: Scale) -> dict[str, Any]:
     return {
         "experiment": NAME,
         "network": name,
-        "data": "digits" if scale is Scale.SMOKE else "cifar10",
+        "data": found.name,
         "train_images": images,
         "held_out_images": 0,
-        "test_images": 256 if scale is Scale.SMOKE else 10_000,
+        "test_images": min(256 if scale is Scale.SMOKE else 10_000, len(found.test_images)),
         "model": {**_MODELS[name], **sizes.get(name, {})},
         "recipe": asdict(recipe),
     }
@@ -78,7 +82,7 @@ def network_config(name: str, scale: Scale) -> dict[str, Any]:
 
 def network_plan(place: Place, scale: Scale) -> Plan:
     """The training of every network, under Backprop."""
-    return Plan([network_config(name, scale) for name in (*SOURCES, *VICTIMS)])
+    return Plan(list(network_configs(scale, place.images()).values()))
 
 
 def network_job(run: Run, place: Place) -> Job:

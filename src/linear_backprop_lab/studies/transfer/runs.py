@@ -19,12 +19,12 @@ from linear_backprop_lab.records import Run, RunError
 from linear_backprop_lab.studies._job import Job, OnStep
 from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
-from linear_backprop_lab.studies._study import Plan
+from linear_backprop_lab.studies._study import Config, Plan
 from linear_backprop_lab.studies.images.building import build_model, training_device
 from linear_backprop_lab.studies.images.run import images_of, seconds_of_a_step
 
 from .methods import PLAIN, Kind, Method, activation_paths, attack_of, methods_of
-from .networks import SOURCES, VICTIMS, network_config, trained_network
+from .networks import SOURCES, VICTIMS, network_configs, trained_network
 
 NAME = "transfer"
 
@@ -61,16 +61,23 @@ def plan(place: Place, scale: Scale) -> Plan:
 
     A line of `metrics.jsonl` is of one attack: `kind`, `changed` (how many modules of activations follow the rule, from
     the output on), and `fooled`, for each random start and network the share of images that it takes for something
-    else; `fooled.npz` says which. At the smallest scale the networks are narrow, and the images digits; at the paper's
-    the networks are wide, with 1,000 images and five random starts, and the largest change is each pair's own.
+    else; `fooled.npz` says which. At the smallest scale the networks are narrow; at the paper's they are wide, with
+    1,000 images and five random starts, and the largest change is each pair's own.
     """
+    networks = network_configs(scale, place.images())
     settings = itertools.product(_STEPS[scale], _MOMENTA, SOURCES, VICTIMS)
-    return Plan([_config(source, victim, steps, momentum, scale) for steps, momentum, source, victim in settings])
+    return Plan(
+        [
+            _config({name: networks[name] for name in (source, victim)}, steps, momentum, scale)
+            for steps, momentum, source, victim in settings
+        ]
+    )
 
 
-def _config(source: str, victim: str, steps: int, momentum: float, scale: Scale) -> dict[str, Any]:
+def _config(networks: dict[str, Config], steps: int, momentum: float, scale: Scale) -> Config:
+    """Attacks on the first of two networks, tried on the second."""
     size, eps = _SIZES[scale], _EPS[scale]
-    networks = {name: network_config(name, scale) for name in (source, victim)}
+    source, victim = networks
     is_long = steps > _STEPS[scale][0]
     whole = not is_long and (scale is Scale.PAPER or not momentum)
     return {

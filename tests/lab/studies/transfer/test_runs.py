@@ -1,4 +1,6 @@
 import threading
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,12 +9,14 @@ from torch import nn
 
 import linear_backprop as lb
 from linear_backprop.attacks import IterativeFGSM
+from linear_backprop_lab.data import load_images
 from linear_backprop_lab.records import Run, RunError, lock
 from linear_backprop_lab.studies import Place, Scale, experiments_named, jobs_of
 from linear_backprop_lab.studies.images.building import build_model
+from linear_backprop_lab.studies.images.run import images_of
 from linear_backprop_lab.studies.transfer import networks, runs
 from linear_backprop_lab.studies.transfer.methods import Method, activation_paths, attack_of, methods_of
-from linear_backprop_lab.studies.transfer.networks import network_config, network_job, trained_network
+from linear_backprop_lab.studies.transfer.networks import network_configs, network_job, trained_network
 from linear_backprop_lab.studies.transfer.runs import job, methods, plan
 from linear_backprop_lab.studies.transfer.section import transfer
 from linear_backprop_lab.training import Normalizer
@@ -26,8 +30,12 @@ def digits(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def network_config(name: str) -> dict[str, Any]:
+    return network_configs(Scale.SMOKE, load_images())[name]
+
+
 def source(name: str) -> nn.Module:
-    return build_model(network_config(name, Scale.SMOKE)["model"], seed=0).eval()
+    return build_model(network_config(name)["model"], seed=0).eval()
 
 
 def changed(method: Method, model: nn.Module) -> list[tuple[str, str]]:
@@ -85,9 +93,19 @@ def test_the_smallest_scale_runs_and_is_read(tmp_path):
     assert len(section.figures) == 1 and section.table and section.finding
 
 
+@pytest.mark.parametrize("scale", Scale)
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_networks_are_trained_on_the_images_there_are(scale, name):
+    found = replace(load_images(), name=name)
+    for config in network_configs(scale, found).values():
+        drawn = images_of(config, found)
+        assert drawn.name == name
+        assert len(drawn.train_images) == config["train_images"] == config["recipe"]["images"]
+
+
 def test_a_trained_network_keeps_its_weights_and_is_trained_again_without_them(tmp_path):
     place = Place(tmp_path)
-    trained = network_job(Run(tmp_path, network_config("plain", Scale.SMOKE)), place)
+    trained = network_job(Run(tmp_path, network_config("plain")), place)
     trained.perform(lambda step: None)
     kept = trained_network(trained.run.config, place).state_dict()
     (trained.run.folder / "weights.pt").unlink()
@@ -98,7 +116,7 @@ def test_a_trained_network_keeps_its_weights_and_is_trained_again_without_them(t
 
 
 def test_a_network_takes_images_in_0_to_1_as_it_was_trained_on_bytes(tmp_path):
-    config = network_config("plain", Scale.SMOKE)
+    config = network_config("plain")
     network = build_model(config["model"], seed=0).eval()
     images = torch.randint(256, (9, 3, 32, 32), dtype=torch.uint8)
 
@@ -110,7 +128,7 @@ def test_a_network_takes_images_in_0_to_1_as_it_was_trained_on_bytes(tmp_path):
 
 
 def test_a_network_that_another_process_trains_is_waited_for(tmp_path, monkeypatch):
-    run = Run(tmp_path, network_config("plain", Scale.SMOKE))
+    run = Run(tmp_path, network_config("plain"))
     found: list[nn.Module] = []
     waiting = threading.Thread(target=lambda: found.append(trained_network(run.config, Place(tmp_path))))
     with lock(run):
