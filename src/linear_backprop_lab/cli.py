@@ -34,9 +34,8 @@ from linear_backprop_lab.studies import (
     jobs_of,
     runs_with,
     stages_of,
-    workload,
 )
-from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_engine, follow, follows, leading
+from linear_backprop_lab.sweeps import EngineError, EngineName, Sweep, choose_engine, follow, follows, leading, workload
 
 _FAILED, _INTERRUPTED = 1, 130
 _RULE_EXAMPLES = ("linear", "pre-activation", '"Clipped(low=-2.0)"', '"Blend(Linear(), Exact(), 0.5)"')
@@ -209,7 +208,7 @@ def reproduce(
                 jobs = runs_with(stage, wanted)
                 sweep = Sweep.of(jobs)
                 _console.print(sweep.plan())
-                _console.print(workload(jobs, 0 if wanted else awaited(*settings)), highlight=False)
+                _console.print(workload(jobs, 0 if wanted else awaited(*settings), workers), highlight=False)
                 failed += sweep.perform(chosen_engine, _console)
     except KeyboardInterrupt:
         _console.print("\ninterrupted; every record is whole: give the same command again to go on")

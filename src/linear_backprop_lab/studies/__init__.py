@@ -20,4 +20,3 @@ from ._registry import stages_of as stages_of
 from ._scale import Scale as Scale
 from ._study import Experiment as Experiment
 from ._study import Plan as Plan
-from ._workload import workload as workload

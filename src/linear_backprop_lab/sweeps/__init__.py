@@ -13,3 +13,4 @@ from ._sweep import Sweep as Sweep
 from ._torchrun import follow as follow
 from ._torchrun import follows as follows
 from ._torchrun import leading as leading
+from ._workload import workload as workload

@@ -20,7 +20,7 @@ from ._attempt import Outcome, attempt, record_failure
 Tell = Callable[[int, "int | Outcome"], object]
 """Called with a job's index and the steps it has done, then with how it ended."""
 
-_RUNS_A_GPU = 4
+RUNS_A_GPU = 4
 _MOST_ON_CPU = 8  # Each holds the images and a model of its own.
 _SECONDS_BETWEEN_STEPS = 0.1
 
@@ -37,12 +37,22 @@ def run_locally(jobs: Sequence[Job], tell: Tell, workers: int | None = None) -> 
         workers: How many side by side; None takes four a GPU, and without one as many as there are cores, at
             most eight.
     """
-    most = _RUNS_A_GPU * torch.cuda.device_count() if torch.cuda.is_available() else _MOST_ON_CPU
-    workers = min(most, _cores(), len(jobs)) if workers is None else workers
-    if workers <= 1:
+    at_a_time = side_by_side(len(jobs), workers)
+    if at_a_time <= 1:
         run_here(jobs, tell)
     else:
-        run_in_processes(jobs, tell, workers)
+        run_in_processes(jobs, tell, at_a_time)
+
+
+def side_by_side(count: int, workers: int | None = None) -> int:
+    """How many of `count` runs go on at a time in `run_locally`."""
+    most = RUNS_A_GPU * torch.cuda.device_count() if torch.cuda.is_available() else _MOST_ON_CPU
+    return min(count, min(most, cores()) if workers is None else workers)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_here(jobs: Sequence[Job], tell: Tell) -> None:
@@ -57,7 +67,7 @@ def run_in_processes(jobs: Sequence[Job], tell: Tell, workers: int) -> None:
     A process that dies (killed for its memory, say) fails its run alone; another takes its place. After a
     run that failed in whichever way the process is replaced, too: what it still held is given back.
     """
-    threads = max(1, _cores() // workers)
+    threads = max(1, cores() // workers)
     waiting = deque(range(len(jobs)))
     pool: list[_Worker] = []
     try:
@@ -175,7 +185,3 @@ def _ending(exitcode: int | None) -> str:
         return f"exit code {exitcode}"
     name = signal.Signals(-exitcode).name
     return f"{name}; out of memory?" if name == "SIGKILL" else name
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

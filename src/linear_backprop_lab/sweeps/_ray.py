@@ -12,10 +12,9 @@ from linear_backprop_lab.studies import Job
 
 from ._attempt import Outcome, attempt, record_failure, summary
 from ._errors import EngineError
-from ._local import Tell, throttled
+from ._local import RUNS_A_GPU, Tell, throttled
 
 _RETRIES = 3
-_RUNS_A_GPU = 4
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -39,7 +38,7 @@ def run_on_ray(jobs: Sequence[Job], tell: Tell, address: str | None = None, gpus
     ray, queue_type = _connect(address)
     try:
         if gpus_per_run is None:
-            gpus_per_run = 1 / _RUNS_A_GPU if ray.cluster_resources().get("GPU") else 0
+            gpus_per_run = 1 / RUNS_A_GPU if ray.cluster_resources().get("GPU") else 0
         steps = queue_type(actor_options={"num_cpus": 0})
         remote = ray.remote(num_cpus=1, num_gpus=gpus_per_run, max_retries=_RETRIES)(_task)
         tasks = {remote.remote(job, partial(_put, steps, index)): index for index, job in enumerate(jobs)}

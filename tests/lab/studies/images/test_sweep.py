@@ -13,9 +13,9 @@ from linear_backprop_lab.studies import (
     experiments_named,
     jobs_of,
     stages_of,
-    workload,
 )
 from linear_backprop_lab.studies.images.selection import choose
+from linear_backprop_lab.sweeps import workload
 
 RULES = {"Exact()", "Linear()"}
 BATCH_NORM = (True, False)
