@@ -153,3 +153,97 @@ def test_tensors_without_values_are_refused():
     fast = lb.collapse(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to("meta"), always=True)
     with pytest.raises(lb.CollapseError, match="meta device"):
         fast(torch.randn(20, 6, device="meta"))
+
+
+class Helper:
+    """No module, and called by one."""
+
+    def work(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class Unregistered(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class Helped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.helper, self.others = Helper(), [Unregistered()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.others[0](self.helper.work(self.a(x))))
+
+
+def of_linear(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor | None]:
+    return lambda module, args, out: change(out) if isinstance(module, nn.Linear) else None
+
+
+def hook_all(patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    return nn.modules.module.register_module_forward_hook(of_linear(lambda out: 2 * out)).remove
+
+
+def pre_hook_all(patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    return nn.modules.module.register_module_forward_pre_hook(lambda module, args: (args[0] * 0.5,)).remove
+
+
+def patch_call(patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    call = nn.Module.__call__
+    patch.setattr(nn.Module, "__call__", lambda self, *args: call(self, *args) * 0.5)
+    return patch.undo
+
+
+def patch_helper(patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    patch.setattr(Helper, "work", lambda self, x: torch.relu(x))
+    return patch.undo
+
+
+def patch_unregistered(patch: pytest.MonkeyPatch) -> Callable[[], None]:
+    patch.setattr(Unregistered, "forward", lambda self, x: torch.relu(x))
+    return patch.undo
+
+
+@pytest.mark.parametrize("change", [hook_all, pre_hook_all, patch_call, patch_helper, patch_unregistered])
+def test_what_changes_a_model_s_code_from_outside_is_followed(change, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    model, x = Helped(), torch.randn(20, 6)
+    fast = lb.collapse(model, always=True)
+    before = fast(x)
+    undo = change(monkeypatch)
+    try:
+        inside = fast.forward(x), model(x)
+    finally:
+        undo()
+    assert not torch.equal(inside[0], before)
+    torch.testing.assert_close(*inside, rtol=1e-12, atol=1e-14)
+    assert torch.equal(fast(x), before)
+
+
+def test_hooks_on_all_modules_see_those_of_the_user_alone():
+    seen: list[str] = []
+    fast, x = lb.collapse(Helped(), always=True), torch.randn(20, 6)
+    fast(x).sum().backward()
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, args, out: seen.append(type(module).__name__)
+    )
+    try:
+        fast(x).sum().backward()
+    finally:
+        handle.remove()
+    assert set(seen) <= {"Collapsed", "Helped", "Linear", "Unregistered"}
+
+
+class Doubling(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {})) * (2 if func is torch.tanh else 1)
+
+
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.LocallyExact()], ids=repr)
+def test_torch_function_modes_of_the_user_s_own_are_refused(rule: lb.Linear | lb.LocallyExact):
+    fast, x = lb.collapse(Helped(), rule, always=True), torch.randn(20, 6)
+    with Doubling(), pytest.raises(lb.CollapseError, match="a torch function mode is active, Doubling"):
+        fast(x)
+    with torch.device("cpu"):
+        fast(x).sum().backward()

@@ -473,3 +473,27 @@ def test_convert_takes_a_model_that_is_compiled_before_or_after(compiled_first: 
     for _ in range(2):
         got = torch.autograd.grad(compiled(x).square().sum(), model.parameters())
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-15)
+
+
+class Told(nn.Module):
+    """Takes something that is not of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.o = (nn.Linear(*size).double() for size in ((6, 8), (8, 8), (8, 3)))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.o(torch.tanh(self.b(torch.relu(self.a(x) + self.b(t)) + t)))
+
+
+@pytest.mark.parametrize("always", [True, False])
+@pytest.mark.parametrize("takes", [True, False])
+def test_whatever_the_model_is_called_with_receives_the_chain_s_cotangent(always: bool, takes: bool):
+    model, x = Told(), torch.randn(N, 6, dtype=torch.float64)
+    t = torch.full((1, 8), 0.3, dtype=torch.float64, requires_grad=takes)
+    wanted = [*model.parameters(), *([t] if takes else [])]
+    with lb.convert(model, lb.LocallyExact()):
+        expected = torch.autograd.grad(model(x, t).square().sum(), wanted)
+    found = torch.autograd.grad(lb.collapse(model, lb.LocallyExact(), always=always)(x, t).square().sum(), wanted)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -70,3 +70,87 @@ def test_an_overwritten_buffer_that_has_views_is_refused(register: Callable[[nn.
     register(model, "mean", model.statistics[0])
     with pytest.raises(lb.CollapseError, match="shares its memory with another"):
         lb.collapse(model, always=True)(batch())
+
+
+def copied(s: Net, x: Tensor) -> Tensor:
+    h = torch.tanh(s.a(x.unflatten(1, (2, 3)).repeat(1, 1, 2)).transpose(1, 2))
+    y = h.contiguous()
+    y += 1
+    return s.o((s.b(y.transpose(1, 2)) + h.transpose(1, 2)).mean(1))
+
+
+def viewed(s: Net, x: Tensor) -> Tensor:
+    h = torch.tanh(s.a(x.unflatten(1, (2, 3)).repeat(1, 1, 2)).transpose(1, 2))
+    h.transpose(1, 2).reshape(-1, 8).mul_(3)
+    return s.o(h.mean(2))
+
+
+def by_strides(s: Net, x: Tensor) -> Tensor:
+    h = torch.tanh(s.a(x).unflatten(1, (2, 4)).transpose(1, 2))
+    return s.o(h.as_strided((len(x), 8), (8, 1)))
+
+
+def merged(s: Net, x: Tensor) -> Tensor:
+    h = torch.relu(s.a(x.unflatten(1, (2, 3)).repeat(1, 1, 2)).transpose(1, 2))
+    return s.o(h.transpose(1, 2).view(-1, 8)).view(len(h), -1)
+
+
+def of_volumes(s: Net, x: Tensor) -> Tensor:
+    h = torch.tanh(s.a(x)).view(-1, 2, 1, 2, 2).to(memory_format=torch.channels_last_3d)
+    return s.o(torch.relu(h).permute(0, 2, 3, 4, 1).reshape(-1, 8))
+
+
+@pytest.mark.parametrize("body", [copied, viewed, by_strides, merged, of_volumes], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.MeanLinear(), lb.LocallyExact()], ids=repr)
+def test_what_activations_make_lies_in_memory_as_in_the_model(body: Callable[[Net, Tensor], Tensor], rule: lb.Linear):
+    if body is viewed and isinstance(rule, lb.LocallyExact):
+        return  # tanh's derivative is of what was overwritten
+    model, twin = pair(body)
+    lb.convert(twin, rule)
+    for run in (lb.collapse(model, rule, always=True), twin):
+        run(batch()).square().mean().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+def less_one(s: Net, x: Tensor) -> Tensor:
+    z = x.contiguous()
+    z -= 1
+    return s.o(torch.tanh(s.a(z) + s.a(x)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: torch.randn(20, 10)[:, 2:8],
+        lambda: torch.randn(20, 12)[:, ::2],
+        lambda: torch.randn(40, 6)[::2],
+        lambda: torch.randn(1, 6).expand(20, 6),
+        lambda: torch.randn(20, 1).expand(20, 6),
+        lambda: torch.randn(6, 20).t(),
+        lambda: torch.randn(20, 6),
+    ],
+)
+def test_inputs_with_gaps_in_memory(given: Callable[[], Tensor]):
+    def step(run: nn.Module, model: Net) -> None:
+        for x in (torch.randn(20, 6), given()):
+            run(x).square().mean().backward()
+
+    assert_right(less_one, step)
+
+
+def test_arguments_that_share_memory_at_a_later_call_are_refused():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            h = torch.tanh(self.a(y))
+            x.mul_(3)
+            return h + x[:, :3]
+
+    fast, x = lb.collapse(Two(), always=True), batch()
+    fast(x, batch()).sum().backward()
+    with pytest.raises(lb.CollapseError, match="shares its memory with another"):
+        fast(x, x.view(20, 6))

@@ -101,6 +101,42 @@ def test_what_watches_an_output_below_another_is_refused(watch: Callable[[Tensor
         logits.sum().backward()
 
 
+ASKS: list[Callable[[Tensor, Tensor, list[nn.Parameter]], object]] = [
+    lambda loss, h, p: torch.autograd.grad(loss, h),
+    lambda loss, h, p: torch.autograd.grad(loss, [h, p[0]]),
+    lambda loss, h, p: torch.autograd.backward(loss, inputs=[h, *p]),
+]
+
+
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.LocallyExact()], ids=repr)
+@pytest.mark.parametrize("collapse", [True, False])
+def test_who_may_ask_for_the_gradient_of_an_output_below_another_is_refused(ask, rule: lb.BackwardRule, collapse: bool):
+    fast, model, twin = made(above, rule)
+    if not collapse and isinstance(rule, lb.Linear):
+        return  # ordinary autograd
+    features, logits = (fast if collapse else twin)(batch())
+    with pytest.raises(lb.CollapseError, match=r"may be an input of torch.autograd.grad"):
+        ask(features.sum() + logits.sum(), features, [*(model if collapse else twin).parameters()])
+
+
+def test_gradients_of_parameters_may_be_asked_for_once_outputs_below_are_gone():
+    fast, model, twin = made(above, lb.Linear())
+    found = [
+        torch.autograd.grad(run(batch())[1].sum(), [*owner.a.parameters(), *owner.head.parameters()])
+        for run, owner in ((fast, model), (twin, twin))
+    ]
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+def test_a_hook_on_an_output_is_no_matter_to_a_loss_of_that_output_alone():
+    fast, *_ = made(above, lb.Linear())
+    features, _ = fast(batch())
+    features.retain_grad()
+    features.sum().backward()
+    assert torch.equal(features.grad, torch.ones(20, 3))
+
+
 def test_the_last_output_may_be_watched():
     fast, *_ = made(above, lb.Linear())
     _, logits = fast(batch())

@@ -1,5 +1,7 @@
 """Single sentences of the page on the collapsed pass that no other test holds."""
 
+import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,16 +46,64 @@ def test_a_batch_of_one_sample():
 
 
 class Bounded(nn.Module):
-    def __init__(self):
+    """An activation with a tensor of its own between two layers, at every position alike."""
+
+    def __init__(self, shape: tuple[int, ...], call: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.below, self.bound, self.above = nn.Linear(6, 8), nn.Parameter(torch.rand(8)), nn.Linear(8, CLASSES)
+        self.below, self.above = nn.Linear(6, 8), nn.Linear(8, CLASSES)
+        self.own, self.call = nn.Parameter(torch.linspace(-1, 0.5, math.prod(shape)).view(shape)), call
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.above(torch.clamp(self.below(x), max=self.bound))
+        return self.above(self.call(self.below(x), self.own))
 
 
-def test_a_learned_bound_of_a_clamp_gets_its_gradient():
-    assert_as_converted(Bounded().double(), torch.randn(N, 6, dtype=torch.float64))
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.MeanLinear(), lb.LocallyExact()], ids=repr)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda z, own: torch.clamp(z, max=own),
+        lambda z, own: torch.clamp_(z * 1, min=own),
+        lambda z, own: torch.clamp(torch.relu(z), min=own - own.detach()),  # ties
+        lambda z, own: torch.clamp(z, own - 1, own),
+    ],
+)
+@pytest.mark.parametrize("shape", [(8,), (5, 1), (1,), (5, 8)])
+@pytest.mark.parametrize("positions", [True, False])
+def test_tensors_of_an_activation_s_own_get_their_gradients(rule: lb.BackwardRule, call, shape, positions: bool):
+    def loss(y: Tensor) -> Tensor:
+        return y.square().sum() if positions else y.mean(1).square().sum()
+
+    model = Bounded(shape, call).double()
+    twin = copy.deepcopy(model)
+    lb.convert(twin, rule)
+    x = torch.randn(N, 5, 6, dtype=torch.float64)
+    for run in (lb.collapse(model, rule, always=True), twin):
+        loss(run(x)).backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(N, 5, 6), (N, 5, 2, 6)])
+def test_slopes_of_positions_get_their_gradients(shape: tuple[int, ...]):
+    model = nn.Sequential(nn.Linear(6, 8), nn.PReLU(5), nn.Linear(8, CLASSES)).double()
+    assert_as_converted(model, torch.randn(shape, dtype=torch.float64))
+
+
+class Spread(nn.Module):
+    """A bound with more dimensions than what it bounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below, self.above = nn.Linear(6, 8), nn.Linear(8, CLASSES)
+        self.register_buffer("bound", torch.linspace(-1, 1, 5)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.below(torch.cat([x, x.flip(1)]))
+        return self.above(torch.clamp(z, min=self.bound).mean(0))
+
+
+def test_a_bound_may_make_more_of_every_sample():
+    assert_as_converted(Spread().double(), torch.randn(N, 6, dtype=torch.float64))
 
 
 class Two(nn.Module):
@@ -116,6 +166,23 @@ def test_nothing_is_captured_without_grad():
     with pytest.raises(lb.CollapseError, match="LayerNorm at '1'"):
         fast(torch.randn(N, 6))
     assert all(parameter.grad is None for parameter in fast.parameters())
+
+
+class Enabling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return self.net(x)
+
+
+def test_gradients_that_a_model_enables_by_itself_are_refused():
+    fast, x = lb.collapse(Enabling(), always=True), torch.randn(N, 6, dtype=torch.float64)
+    with torch.no_grad(), pytest.raises(lb.CollapseError, match="enables gradients inside"):
+        fast(x)
+    assert fast(x).requires_grad
 
 
 def test_the_proof_leaves_the_random_number_generator_as_it_was():

@@ -228,3 +228,45 @@ def test_numbers_of_samples_are_refused_as_such(place: int):
         return s.o(torch.cat([h[torch.arange(len(x)), place], h[:, 0]], 1))
 
     assert_refused(body, "it numbers the samples, and numbers cannot be combined. Index without it")
+
+
+moded = operator(
+    "moded",
+    lambda x, t: x.abs() if t.item() > 3 else x.clone(),
+    lambda ctx, g: (g * ctx.saved_tensors[0].sign() if ctx.saved_tensors[1].item() > 3 else g.clone(), None),
+)
+twice_like = operator("twice_like", lambda x: x * 2, lambda ctx, g: g * 2)
+
+
+@pytest.mark.parametrize("values", [(1.0, 5.0), (5.0, 1.0)])
+def test_an_operator_of_ones_own_is_tried_at_each_of_its_constants(values: tuple[float, float]):
+    first, second = map(torch.tensor, values)
+    assert_refused(lambda s, x: s.o(moded(s.b(moded(hidden(s, x), first)), second)), "moded at 'the model'")
+
+
+def test_an_operator_of_ones_own_is_what_it_does_and_not_what_it_is_called():
+    assert_refused(lambda s, x: s.o(hidden(s, x) * twice_like(hidden(s, x))), "not affine in each sample")
+
+
+@pytest.mark.parametrize(
+    "power",
+    [
+        lambda s, h: s.power.expand(len(h), 1),
+        lambda s, h: torch.ones(len(h), 8, dtype=torch.long) * s.power,
+        lambda s, h: s.power,
+    ],
+)
+def test_integers_may_be_others_tomorrow_whether_each_sample_has_them_or_all(power: Callable[[Net, Tensor], Tensor]):
+    reason = "for some values of its integers only"
+    assert_refused(lambda s, x: s.o(s.b(hidden(s, x)) ** power(s, x)), reason)
+
+
+@pytest.mark.parametrize(
+    "alike", [torch.ones_like, lambda h: h.new_zeros(len(h), 8), lambda h: torch.zeros_like(h[:, :1])]
+)
+def test_what_is_alike_lies_as_the_samples_that_it_is_made_like(alike: Callable[[Tensor], Tensor]):
+    def body(s: Net, x: Tensor) -> Tensor:
+        h = torch.tanh(s.a(torch.cat([x, 2 * x])))
+        return s.o(h * (1 + alike(h)))
+
+    assert_right(body)

@@ -157,7 +157,16 @@ def _forms() -> Iterator[tuple[Function, Form]]:
                 yield function, form
             for function in functions_named(f"{name}_"):
                 out_of_place = next(functions_named(name))
-                yield function, Form(activation, out_of_place, always_in_place=True, training_position=training)
+                yield (
+                    function,
+                    Form(
+                        activation,
+                        out_of_place,
+                        always_in_place=True,
+                        training_position=training,
+                        broadcasts=broadcasts,
+                    ),
+                )
 
 
 FORMS: dict[Function, Form] = dict(_forms())

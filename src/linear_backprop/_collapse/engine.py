@@ -10,7 +10,8 @@ from itertools import compress
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from .._conversion.block import RuleMode
 from .._conversion.patch import is_converted
@@ -75,7 +76,7 @@ class Engine:
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return self._model(*args, **kwargs)
+            return self._without_gradients(args, kwargs)
         if is_traced():
             raise CollapseError(
                 "a collapsed model cannot be traced or exported; its model can, with the same outputs: fast.uncollapsed"
@@ -89,6 +90,17 @@ class Engine:
                 "attribution's: give it the model, fast.uncollapsed"
             )
         return self._captured(*args, **kwargs)
+
+    def _without_gradients(self, args: Any, kwargs: Any) -> Any:
+        result = self._model(*args, **kwargs)
+        given = {id(leaf) for leaf in tree_leaves((args, kwargs))}
+        for y in tree_leaves(result):
+            if isinstance(y, Tensor) and y.grad_fn is not None and id(y) not in given:
+                raise CollapseError(
+                    "the model enables gradients inside torch.no_grad(), and its output takes some there, under no "
+                    "rule: call the collapsed model with gradients enabled, or use lb.convert"
+                )
+        return result
 
     def collapses(self, samples: int) -> bool:
         """Whether a batch of so many samples is collapsed; as in `Collapsed`."""
@@ -145,7 +157,7 @@ class Engine:
         self, module: fx.GraphModule, inputs: Sequence[Any], call: Invocation
     ) -> CollapsedRunner | LocalRunner:
         rule, where = self._settings.rule, self._settings.where
-        is_sample = [id(x) in call.given for x in inputs]
+        is_sample = [id(x) in call.samples for x in inputs]
         size = BatchSize(list(compress(inputs_of(module.graph), is_sample)), call.batch, size_guards())
         trace = Trace(module, inputs, is_sample, size, Places(self._target))
         by_unit = isinstance(rule.chain if isinstance(rule, LocallyExact) else rule, MeanLinear)
@@ -153,7 +165,8 @@ class Engine:
         selected = Selection(self._target, selects, self._settings.layers)
         analysis = Analysis(trace, size, selected, positions=not by_unit)
         if isinstance(rule, LocallyExact):
-            return LocalRunner(analysis, rule, self._settings.options)
+            arguments = set(compress(inputs_of(module.graph), [id(x) in call.given for x in inputs]))
+            return LocalRunner(analysis, rule, self._settings.options, arguments)
         return CollapsedRunner(analysis, rule, self._settings.options)
 
 

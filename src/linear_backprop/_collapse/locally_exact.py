@@ -18,11 +18,12 @@ from .._rules.elementwise import Linear, MeanLinear
 from .._rules.rule import LayerRule, ModelRule
 from .._torch.functions import Function
 from .captured.capture import Captured, Invocation, Runner
-from .captured.graph import Places, computes, function_of, inputs_of, outputs_of
+from .captured.graph import Places, ancestors, computed_from, computes, function_of, inputs_of, outputs_of
 from .plan.cutting import Cutter
 from .plan.nonlinearity import nonlinearities_in
 from .plan.pieces import cut_piece
 from .step.chain import run_cut
+from .step.functions import connect_outputs
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,14 @@ def _prepare(
         list(nonlinearities_in(module.graph, layers)),
     )
     returned = outputs_of(module.graph)
+    below = computed_from(piece.outputs, ancestors)
 
     def run(call: Invocation, inputs: Sequence[Any]) -> Sequence[Any]:
         made = run_cut(
             piece.module, inputs, Cutter(rule, rule.chain, chained=True), [id(x) in call.given for x in inputs]
         )  # pyright: ignore
         values = dict(zip(piece.outputs, made, strict=True))
+        connect_outputs(values, below, places)
         return [values[node] for node in returned]
 
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from .plan.plan import Plan
 from .step.accumulation import Accumulation
 from .step.chain import run_cut
 from .step.connection import connect
+from .step.functions import connect_outputs
 from .step.gradients import Gradients
 from .step.maps import Maps
 from .step.step import Step
@@ -84,6 +85,7 @@ class CollapsedRunner:
         """The values that the graph returns."""
         plan = self.plan
         values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))
+        plan.require_apart(values)
         if not collapses:
             plan.whole().run(values)
             return [values[node] for node in self._returned]
@@ -103,9 +105,10 @@ class LocalRunner:
         analysis: What the graph consists of.
         rule: The rule.
         options: How it is run; `always` sends the unit vectors down the chain also where the batch is cheaper.
+        arguments: Those inputs of the graph that the model is called with: they receive the chain's cotangents.
 
     Attributes:
-        whole: Whether the chain has to reach what is made of parameters alone.
+        whole: Whether the chain has to reach what no sample does: activations of parameters alone, or an argument.
         mixes: Whether it has to reach what is made of all samples, below the collapsed part.
     """
 
@@ -114,6 +117,7 @@ class LocalRunner:
         analysis: Analysis,
         rule: LocallyExact,
         options: Options,
+        arguments: Collection[fx.Node],
     ) -> None:
         self.rule, self.options = rule, options
         self.plan = Plan(analysis, rule.chain)
@@ -121,13 +125,16 @@ class LocalRunner:
         self.costs = Costs.of(self.plan)
         if options.group is not None:
             _require_one_map(self.plan)
-        self.whole = bool(analysis.ruled)
         carries = analysis.trace.carries
+        self._receives = {*carries, *arguments}
+        taking = [n for n in arguments if n not in carries and _takes_gradient(analysis.trace.values[n][0])]
+        beside = [*(n.node for n in analysis.ruled), *taking]
+        self.whole = bool(beside)
         self.mixes = any(n in carries and analysis.trace.values[n][0].requires_grad for n in self.plan.leaves)
         if self.whole and self.plan.below:
             raise CollapseError(
-                f"{analysis.places.name(analysis.ruled[0].node)} works on parameters alone, and LocallyExact with "
-                f"`where` has no chain to reach them: take another rule, or collapse without `where`"
+                f"{analysis.places.name(beside[0])} is not of the samples, and LocallyExact with `where` has no chain "
+                f"to reach it: take another rule, or collapse without `where`"
             )
         graph = analysis.trace.module.graph
         self._placeholders = inputs_of(graph)
@@ -142,6 +149,7 @@ class LocalRunner:
         """The values that the graph returns."""
         plan, piece = self.plan, self._piece
         values: dict[fx.Node, Any] = dict(zip(self._placeholders, inputs, strict=True))
+        plan.require_apart(values)
         parameters = [] if self.whole else run_what_is_under(plan, self.options.group, values)
         if self.options.group is not None:
             parameters += _taking_gradients(plan, piece.inputs, values)
@@ -152,17 +160,17 @@ class LocalRunner:
             outputs = [piece.outputs.index(n) for n in plan.outputs]
             maps = Maps(plan, self.gradients, [values[n] for n in plan.samples], leaves, outputs)
         cutter = Cutter(self.rule, plan.rule, chained)
-        carries = plan.analysis.trace.carries
         made = run_cut(
             piece.module,
             [values[n] for n in piece.inputs],
             cutter,
-            [n in carries for n in piece.inputs],
+            [n in self._receives for n in piece.inputs],
             maps=maps,
             group=self.options.group,
             names=[n.name for n in parameters],
         )
         values.update(zip(piece.outputs, made, strict=True))
+        connect_outputs(values, plan.computed_from, plan.analysis.places)
         return [values[node] for node in self._returned]
 
     def _whole_piece(self) -> Piece:
@@ -207,10 +215,14 @@ def run_what_is_under(plan: Plan, group: dist.ProcessGroup | None, values: dict[
     return parameters
 
 
+def _takes_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
 def _taking_gradients(plan: Plan, nodes: Sequence[fx.Node], values: dict[fx.Node, Any]) -> list[fx.Node]:
     """Those parameters among the inputs of a graph that take gradients."""
     carries = plan.analysis.trace.carries
-    return [n for n in nodes if isinstance(t := values[n], Tensor) and t.requires_grad and n not in carries]
+    return [n for n in nodes if _takes_gradient(values[n]) and n not in carries]
 
 
 class _Averaged(torch.autograd.Function):

@@ -50,8 +50,9 @@ def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) 
     call = _without_inplace(call, form)
     if not in_place:
         return _out_of_place(call, form, rule, carrier)
-    # The rule keeps what a was, `copy_` overwrites a, and PyTorch makes its usual checks of in-place writes.
-    before = a.clone() if rule.uses_pre_activation else a
+    # The rule keeps what a was, or the gradients of other tensors do; `copy_` overwrites a, and PyTorch makes its usual
+    # checks of in-place writes.
+    before = a.clone() if rule.uses_pre_activation or _has_tensors(call) else a
     return a.copy_(_out_of_place(call.on(before), form, rule, carrier))
 
 
@@ -106,8 +107,13 @@ def _may_forget(call: Call, rule: BackwardRule) -> bool:
         and in_plain_code()
         and not (a.is_leaf and a.requires_grad)
         and not is_view(a)
-        and not any(isinstance(value, Tensor) for value in (*call.rest, *call.keywords.values()))
+        and not _has_tensors(call)
     )
+
+
+def _has_tensors(call: Call) -> bool:
+    """Whether the activation depends on tensors besides a."""
+    return any(isinstance(value, Tensor) for value in (*call.rest, *call.keywords.values()))
 
 
 def _out_of_place(call: Call, form: Form, rule: BackwardRule, carrier: Carrier) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch._guards import TracingContext
 from torch.fx.experimental import _config as _symbolic_shapes
 
 from .functions import Function
+
+_TORCH = str(Path(torch.__file__).parent)
 
 
 @contextmanager
@@ -46,6 +49,24 @@ def size_guards() -> list[Any]:
     context = TracingContext.get()
     shapes = context.fake_mode.shape_env if context.fake_mode is not None else None
     return [] if shapes is None else [g.expr for g in shapes.guards if " in conv)" not in str(g.sloc)]
+
+
+def traced_classes() -> set[type]:
+    """The classes whose methods the graph that Dynamo hands over is made of, but for PyTorch's own and local ones."""
+    traced = TracingContext.get_traced_code() or ()
+    codes = [code for code in traced if "<locals>" not in code.co_qualname and not code.co_filename.startswith(_TORCH)]
+    by_file: dict[str, list[Any]] = {}
+    for module in list(sys.modules.values()):
+        by_file.setdefault(getattr(module, "__file__", None) or "", []).append(module)
+    found: set[type] = set()
+    for code in codes:
+        *path, _ = code.co_qualname.split(".")
+        for owner in (*by_file.get(code.co_filename, ()), sys.modules["__main__"]) if path else ():
+            for name in path:
+                owner = getattr(owner, name, None)
+            if isinstance(owner, type):
+                found.add(owner)
+    return found
 
 
 def size_expression(size: Any) -> Any:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.modules import module as of_all_modules
@@ -12,6 +14,13 @@ from torch.nn.modules import module as of_all_modules
 BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._BatchNorm
 RUNNING_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase
 DROPOUT: type[nn.Module] = nn.modules.dropout._DropoutNd
+
+_OF_ALL_MODULES: tuple[dict[int, Any], ...] = (
+    of_all_modules._global_forward_pre_hooks,
+    of_all_modules._global_forward_hooks,
+    of_all_modules._global_backward_pre_hooks,
+    of_all_modules._global_backward_hooks,
+)
 
 
 def children_of(module: nn.Module) -> list[nn.Module | None]:
@@ -41,16 +50,14 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def global_module_hooks() -> list[Any]:
+    """The hooks on all modules."""
+    return [list(hooks.items()) for hooks in _OF_ALL_MODULES]
+
+
 def modules_are_watched() -> bool:
     """True where a trace, a dispatch mode or a hook on all modules is told of what modules compute."""
-    return bool(
-        torch._C._get_tracing_state()
-        or torch._C._len_torch_dispatch_stack()
-        or of_all_modules._global_forward_hooks
-        or of_all_modules._global_forward_pre_hooks
-        or of_all_modules._global_backward_hooks
-        or of_all_modules._global_backward_pre_hooks
-    )
+    return bool(torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack() or any(map(len, _OF_ALL_MODULES)))
 
 
 def replica_of(module: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.autograd import forward_ad
+from torch.autograd.graph import Node
 from torch.utils.checkpoint import CheckpointFunction, _CheckpointFrame
 
 from .functions import Function
@@ -56,6 +57,11 @@ def saved_tensors_may_have_hooks() -> bool:
 def graph_is_kept() -> bool:
     """True where the backward pass under way was asked to keep the graph."""
     return torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
+
+
+def reaches(node: Node) -> bool:
+    """Whether the backward pass under way goes to a leaf's node: `backward()` does, to all; others where asked to."""
+    return torch._C._will_engine_execute_node(node)
 
 
 def wrap_recomputed(wrap: Callable[[Function, Callable[[], bool]], Function]) -> None:

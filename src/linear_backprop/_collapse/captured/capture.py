@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -20,7 +20,15 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from ..._errors import CollapseError
-from ..._torch.dynamo import capturing_whole, counting_samples, dynamo_errors, one_is_a_size_like_others
+from ..._torch.dynamo import (
+    capturing_whole,
+    counting_samples,
+    dynamo_errors,
+    one_is_a_size_like_others,
+    traced_classes,
+)
+from ..._torch.modes import function_modes
+from ..._torch.modules import global_module_hooks
 from .graph import inline_checkpoints, line_in, tracing, undisturbed, with_own_code
 
 Runner = Callable[["Invocation", Sequence[Any]], Sequence[Any]]
@@ -34,8 +42,10 @@ class Invocation:
     Attributes:
         prepare: Makes a runner of a graph.
         runners: Those made so far.
-        given: The tensors that it was called with, those of samples where it knows what samples are: identities.
+        given: The tensors that it was called with: identities.
+        samples: Those of them whose first dimension counts samples, where it knows what samples are.
         batch: The number of samples.
+        classes: Those whose methods a graph that it captured was made of.
         has_run: Whether the runner was reached.
         search: What is to be left once it is.
     """
@@ -43,7 +53,9 @@ class Invocation:
     prepare: Prepare
     runners: list[Runner]
     given: set[int] = field(default_factory=set[int])
+    samples: set[int] = field(default_factory=set[int])
     batch: int = 0
+    classes: set[type] = field(default_factory=set[type])
     has_run: bool = False
     search: ExitStack = field(default_factory=ExitStack)
 
@@ -69,7 +81,8 @@ class Captured:
         self.function, self.prepare, self.model, self.samples = function, prepare, model, samples
         self._compiled: Callable[..., Any] | None = None
         self._runners: list[Runner] = []
-        self._methods: dict[type, dict[str, tuple[FunctionType, CodeType]]] = {}
+        self._classes: set[type] = set()
+        self._unguarded: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result.
@@ -79,12 +92,11 @@ class Captured:
         """
         if torch.compiler.is_dynamo_compiling():  # the graph of what calls it: not to be followed into this one
             return torch.compiler.disable(self.__call__)(*args, **kwargs)
+        _refuse_modes()
         call = Invocation(self.prepare, self._runners)
-        if self.samples:
-            given = self._samples(call, args, kwargs)
-        else:
-            given = _tensors_in((args, kwargs), set())
-        call.given = {id(x) for x in given}
+        samples = self._samples(call, args, kwargs) if self.samples else []
+        call.given = {id(x) for x in _tensors_in((args, kwargs), set())}
+        call.samples = {id(x) for x in samples}
         token = _under_way.set(call)
         try:
             with call.search as search:
@@ -93,7 +105,7 @@ class Captured:
                 if call.batch == 1:  # a batch, not a constant
                     search.enter_context(one_is_a_size_like_others())
                 if self.samples:
-                    search.enter_context(counting_samples(given))
+                    search.enter_context(counting_samples(samples))
                 result = self._run(args, kwargs)
         except dynamo_errors().BackendCompilerFailed as error:  # an error of ours: as it is
             raise error.inner_exception from None
@@ -117,10 +129,10 @@ class Captured:
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None, "_runners": [], "_methods": {}}
+        return {**self.__dict__, "_compiled": None, "_runners": [], "_classes": set(), "_unguarded": []}
 
     def _run(self, args: Any, kwargs: Any) -> Any:
-        if self._compiled is None or any(_methods_of(kind) != those for kind, those in self._methods.items()):
+        if self._compiled is None or _unguarded(self._classes) != self._unguarded:
             self._compiled = self._compile()
         known = len(self._runners)
         try:
@@ -130,8 +142,9 @@ class Captured:
             return self._compiled(*args, **kwargs)
         finally:
             if len(self._runners) > known:
-                kinds = {kind for module in self.model.modules() for kind in type(module).__mro__}
-                self._methods = {kind: _methods_of(kind) for kind in kinds - {nn.Module, object}}
+                classes = {each for module in self.model.modules() for each in type(module).__mro__}
+                self._classes |= (classes | _under_way.get().classes) - {nn.Module, object}
+                self._unguarded = _unguarded(self._classes)
 
     def _compile(self) -> Callable[..., Any]:
         self._runners.clear()
@@ -185,8 +198,23 @@ def _tensors_in(value: Any, seen: set[int]) -> list[Tensor]:
     return found
 
 
+def _refuse_modes() -> None:
+    """Refuse torch function modes of the user's own, which Dynamo does not follow."""
+    for mode in function_modes():
+        if type(mode).__module__.split(".")[0] not in ("torch", __name__.split(".")[0]):
+            raise CollapseError(
+                f"the model cannot be captured here: a torch function mode is active, {type(mode).__name__}, and would "
+                f"not see what the model calls. Leave it, or use lb.convert"
+            )
+
+
+def _unguarded(classes: Collection[type]) -> list[Any]:
+    """What a model's code depends on and Dynamo does not guard."""
+    return [nn.Module.__call__, *global_module_hooks(), *map(_methods_of, classes)]
+
+
 def _methods_of(kind: type) -> dict[str, tuple[FunctionType, CodeType]]:
-    """A class's methods and properties, which Dynamo does not guard: patched, or reloaded in place by a notebook."""
+    """A class's methods and properties: patched, or reloaded in place by a notebook."""
     functions = {name: getattr(each, "__func__", getattr(each, "fget", each)) for name, each in vars(kind).items()}
     return {name: (each, each.__code__) for name, each in functions.items() if isinstance(each, FunctionType)}
 
@@ -194,6 +222,7 @@ def _methods_of(kind: type) -> dict[str, tuple[FunctionType, CodeType]]:
 def _backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
     """Dynamo's backend; one for all, since Dynamo keeps it for good, and its result as long as the code."""
     call = _under_way.get()
+    call.classes |= traced_classes()
     try:
         with undisturbed():
             inline_checkpoints(module)

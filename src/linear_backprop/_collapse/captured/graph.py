@@ -66,6 +66,31 @@ def outputs_of(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in tree_leaves(next(iter(reversed(graph.nodes))).args) if isinstance(node, fx.Node)]
 
 
+def computed_from(
+    outputs: Sequence[fx.Node], sources: Callable[[fx.Node], Collection[fx.Node]]
+) -> dict[fx.Node, list[fx.Node]]:
+    """Those outputs that are computed from other outputs, each with these, and behind them.
+
+    Args:
+        outputs: The outputs.
+        sources: What a node depends on.
+    """
+    found = {node: sources(node) for node in outputs}
+    below = {node: [other for other in outputs if other is not node and other in found[node]] for node in outputs}
+    return {node: below[node] for node in sorted(outputs, key=lambda node: len(below[node])) if below[node]}
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """The nodes that a node is made of."""
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        new = [arg for arg in waiting.pop().all_input_nodes if arg not in found]
+        found.update(new)
+        waiting += new
+    return found
+
+
 def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function for Dynamo to compile, which keeps what it compiled by code object."""
     given: Any = function
@@ -196,13 +221,13 @@ class Rewriting:
             elif (written := replaced[node](node)) is not None:
                 self.copies[node] = written
 
-    def finish(self, outputs: Sequence[Any]) -> fx.GraphModule:
-        """The new graph, which returns a tuple of some of its nodes."""
+    def finish(self, outputs: Sequence[Any]) -> Callable[..., Any]:
+        """The new graph, which returns a tuple of some of its nodes; as a module's `forward`, told to no hooks."""
         self.graph.output(tuple(outputs))
         for node in reversed(list(self.graph.nodes)):
             if node.op == "get_attr" and not node.users:
                 self.graph.erase_node(node)
-        return fx.GraphModule(self.owner, self.graph)
+        return fx.GraphModule(self.owner, self.graph).forward
 
 
 def inline_checkpoints(module: fx.GraphModule) -> None:

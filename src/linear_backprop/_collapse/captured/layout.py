@@ -12,16 +12,38 @@ from torch import Tensor
 
 
 class Form(NamedTuple):
-    """What is to be known of a tensor to make one like it, of other samples."""
+    """What is to be known of a tensor to make one like it, of other samples.
+
+    How it lies in memory decides whether `reshape` and `contiguous` make a view of it or a copy.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype.
+        order: Its dimensions as they lie in memory, the outermost first.
+        strides: Where it has gaps, or entries that share their memory, its strides; None for neither.
+    """
 
     shape: torch.Size
     dtype: torch.dtype
-    is_channels_last: bool
+    order: tuple[int, ...]
+    strides: tuple[int, ...] | None
 
     @staticmethod
     def of(z: Tensor) -> Form:
         """The form of z."""
-        return Form(z.shape, z.dtype, _is_channels_last(z))
+        order = memory_order(z)
+        return Form(z.shape, z.dtype, order, None if z.permute(order).is_contiguous() else z.stride())
+
+    def lay(self, z: Tensor) -> Tensor:
+        """Values of this form, of any number of samples, as it lies: with its gaps where samples are the outermost.
+
+        Samples that share their memory get some of their own, a gap behind each.
+        """
+        if self.strides is None or self.order[0] != 0:
+            return in_memory_order(z, self.order)
+        of_sample = zip(self.shape[1:], self.strides[1:], strict=True)
+        extent = 1 + sum((size - 1) * stride for size, stride in of_sample)
+        return strided(z, (self.strides[0] or extent + 1, *self.strides[1:]))
 
 
 @dataclass(frozen=True)
@@ -53,33 +75,39 @@ class Layout:
         """
         if self.positions > 1:
             return z.reshape(z.shape[0] * self.positions // self.after, -1)
-        if self.dim == 0 and self.before == self.after == 1:
-            channels_last = _is_channels_last(z) if form is None else form.is_channels_last
-            z = z.permute(0, 2, 3, 1) if channels_last else z
-            return z.reshape(len(z), -1)
+        order = memory_order(z) if form is None else form.order
+        if self._is_outermost(order):
+            return z.permute(order).reshape(len(z), -1)
         samples = z.shape[self.dim] // (self.before * self.after)
         split = z.unflatten(self.dim, (self.before, samples, self.after))
         return split.movedim(self.dim + 1, 0).reshape(samples, -1)
 
     def like(self, rows: Tensor, form: Form) -> Tensor:
-        """Rows as a tensor that keeps its samples here; the form gives all sizes but their number, and the dtype."""
+        """Rows as a tensor that keeps its samples here; the form gives all but their number, and the order."""
         rows, shape = rows.to(form.dtype), form.shape
         if self.positions > 1:
-            return rows.reshape(-1, *shape[1:])
-        if self.dim == 0 and self.before == self.after == 1:
-            if form.is_channels_last:
-                return rows.view(len(rows), *shape[2:], shape[1]).permute(0, 3, 1, 2)
-            return rows.view(len(rows), *shape[1:])
+            return in_memory_order(rows.reshape(-1, *shape[1:]), form.order)
+        if self._is_outermost(form.order):
+            lying = rows.reshape(len(rows), *(shape[dim] for dim in form.order[1:]))
+            return lying.permute(*(form.order.index(dim) for dim in range(len(shape))))
         rest = (*shape[: self.dim], self.before, self.after, *shape[self.dim + 1 :])
-        return rows.reshape(len(rows), *rest).movedim(0, self.dim + 1).flatten(self.dim, self.dim + 2)
+        placed = rows.reshape(len(rows), *rest).movedim(0, self.dim + 1).flatten(self.dim, self.dim + 2)
+        return in_memory_order(placed, form.order)
+
+    def _is_outermost(self, order: Sequence[int]) -> bool:
+        """Whether the samples are the outermost dimension, in memory, too: rows are a view then."""
+        return self.dim == 0 and self.before == self.after == 1 and order[0] == 0
 
     def place(self, rows: Tensor, form: Form, pad: float | None = None) -> Tensor:
-        """`like`, for any number of rows: they make whole samples, two at least, with copies of the last, or `pad`."""
+        """`like`, for any number of rows, and as the form lies.
+
+        They make whole samples, two at least, with copies of the last, or `pad`.
+        """
         missing = self.whole_samples(len(rows)) * self.positions - len(rows)
         if missing > 0:
             last = rows[-1:].expand(missing, -1) if pad is None else rows.new_full((missing, rows.shape[1]), pad)
             rows = torch.cat([rows, last])
-        return self.like(rows, form)
+        return form.lay(self.like(rows, form))
 
     def whole_samples(self, rows: int) -> int:
         """The number of samples that so many rows are placed in: two at least, since `squeeze()` drops one."""
@@ -133,10 +161,12 @@ def of_positions(shape: Sequence[int], batch: int, sizes: Sequence[int]) -> Layo
     return None
 
 
-def memory_order(z: Tensor) -> list[int]:
+def memory_order(z: Tensor) -> tuple[int, ...]:
     """The dimensions of a tensor in the order in which they lie in memory, the outermost first."""
-    dims = list(range(z.dim()))
-    return dims if 0 in z.stride() else sorted(dims, key=lambda dim: -z.stride(dim))
+    dims = tuple(range(z.dim()))
+    if z.is_contiguous() or 0 in z.stride():
+        return dims
+    return tuple(sorted(dims, key=lambda dim: -z.stride(dim)))
 
 
 def in_memory_order(z: Tensor, order: Sequence[int]) -> Tensor:
@@ -144,5 +174,16 @@ def in_memory_order(z: Tensor, order: Sequence[int]) -> Tensor:
     return z.permute(*order).contiguous().permute(*(order.index(dim) for dim in range(z.dim())))
 
 
-def _is_channels_last(z: Tensor) -> bool:
-    return z.dim() == 4 and not z.is_contiguous() and z.is_contiguous(memory_format=torch.channels_last)
+def strided(values: Tensor, strides: Sequence[int]) -> Tensor:
+    """The values with some strides; entries that share their memory then are one."""
+    sizes = [1 if stride == 0 else size for size, stride in zip(values.shape, strides, strict=True)]
+    once = values[tuple(slice(0, size) for size in sizes)]
+    try:
+        return values.new_empty_strided(sizes, strides).copy_(once).expand(values.shape)
+    except RuntimeError:  # entries overlap otherwise
+        return values
+
+
+def clone(z: Tensor) -> Tensor:
+    """A copy that lies as z does; `torch.clone` closes gaps."""
+    return Form.of(z).lay(z.clone())

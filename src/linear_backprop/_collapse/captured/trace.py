@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,9 @@ from torch.utils.flop_counter import flop_registry
 from ..._errors import CollapseError
 from ..._torch.functions import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform
 from ..._torch.tensors import storage_of, version_of
+from .beginning import begin
 from .graph import Places, computes, inputs_of, is_mode, outputs_of, run_node, tensors_of, user_line
-from .layout import in_memory_order, memory_order
+from .layout import Form
 from .sizes import BatchSize
 
 
@@ -65,7 +66,6 @@ class Trace:
                     self._run(node)
             finally:
                 self._leave_autocast()
-        self._refuse_shared_memory({node: value for node, (value, _) in given.items() if isinstance(value, Tensor)})
 
     def _run(self, node: fx.Node) -> None:
         if node.op in ("placeholder", "output"):
@@ -125,18 +125,6 @@ class Trace:
         """Whether a node is a number made of the number of samples."""
         return node in self.numbers and (self.values[node][0] != self.values[node][1] or self.size.makes(node))
 
-    def _refuse_shared_memory(self, inputs: Mapping[fx.Node, Tensor]) -> None:
-        """Refuse to overwrite an input that is a view of another's memory: the runs have a copy of each."""
-        for node, x in inputs.items():
-            others = [other for other, y in inputs.items() if other is not node and storage_of(x) == storage_of(y)]
-            writers = self.overwriting(node, node) if others else []
-            if writers:
-                raise CollapseError(
-                    f"{self.places.name(writers[0])} overwrites a tensor that shares its memory with another that the "
-                    f"model reads: an argument or buffer that is a view of another. Make one a copy, or write it out "
-                    f"of place{user_line(writers[0])}"
-                )
-
     def _leave_autocast(self) -> None:
         """Leave the blocks that an error kept from being left."""
         run = [node for node in self.module.graph.nodes if is_mode(node) and node in self.values]
@@ -153,8 +141,10 @@ class Trace:
 
     def overwriting(self, node: fx.Node, after: fx.Node) -> list[fx.Node]:
         """The nodes behind `after` that write into a node's tensors."""
-        nodes = list(self.module.graph.nodes)
         storages = self.storages(node)
+        if not any(storages & written for written in self.overwrites.values()):
+            return []
+        nodes = list(self.module.graph.nodes)
         return [later for later in nodes[nodes.index(after) + 1 :] if self.overwrites.get(later, set()) & storages]
 
     def touches(self, node: fx.Node, storages: set[int]) -> bool:
@@ -231,7 +221,7 @@ def _few(value: Any, of_samples: bool, size: BatchSize) -> tuple[Any, Any]:
             return copied, copied
         few = [_first(value.detach(), n, size.batch) for n in size.traced]
         if value.is_floating_point() or value.is_complex():  # as if they took gradients, and no leaves
-            few = [x.requires_grad_() * 1 for x in few]
+            few = [begin(x)[0] for x in few]
         return few[0], few[1]
     if isinstance(value, torch.SymInt):
         return size.traced if size.counts(value) else (int(value), int(value))
@@ -241,7 +231,7 @@ def _few(value: Any, of_samples: bool, size: BatchSize) -> tuple[Any, Any]:
 def _first(x: Tensor, size: int, batch: int) -> Tensor:
     """Some samples of a batch, over again if it has not so many."""
     few = x[:size] if size <= batch else x[torch.arange(size, device=x.device) % batch]
-    return in_memory_order(few, memory_order(x)).clone()
+    return Form.of(x).lay(few.clone())
 
 
 def random_state(devices: Iterable[torch.device]) -> list[bytes]:

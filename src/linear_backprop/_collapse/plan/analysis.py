@@ -20,7 +20,7 @@ from ..captured.layout import Layout
 from ..captured.sizes import BatchSize
 from ..captured.trace import Trace
 from ..proof.affine import Proof
-from .nonlinearity import NonLinearity, Selection, linear_map_of
+from .nonlinearity import NonLinearity, Selection, emission_of, linear_map_of
 from .parts import Part, require_order
 from .refusal import MAP_OF, refuse
 
@@ -142,7 +142,8 @@ class Analysis:
         if nonlinearity.layer is not None:
             fault = proof.fault(node, linear_map_of(nonlinearity, self.trace.values))
             return f"{MAP_OF} {nonlinearity.layer!r}: {fault}" if fault else ""
-        return proof.place(node, nonlinearity.input)
+        emission = emission_of(nonlinearity)
+        return proof.fault(node, emission) if emission is not None else proof.place(node, nonlinearity.input)
 
     def _fault_of_sizes(self, node: fx.Node) -> str:
         if not all(self.size.knows(n) for n in (node, *node.all_input_nodes)):

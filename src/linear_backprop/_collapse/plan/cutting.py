@@ -17,6 +17,7 @@ from ..._rules.elementwise import Linear, MeanLinear
 from ..._rules.rule import BackwardRule, LayerRule
 from ..._torch.functions import Function
 from ..._torch.tensors import is_view
+from ..captured.beginning import begin
 from ..captured.layout import Form
 
 
@@ -26,7 +27,7 @@ class Cut:
 
     Attributes:
         a: The pre-activation's edge in the graph of the affine part below it; None if that takes no gradient.
-        start: Where the graph of the activation itself begins.
+        starts: Where the graph of the activation itself begins: at a, and at each of `parameters`.
         own: h, in the graph of the activation itself.
         h: Where the graph of what follows begins; None where only unit vectors are sent down.
         parameters: The edges of what f depends on besides a, such as PReLU's weight.
@@ -34,7 +35,7 @@ class Cut:
     """
 
     a: GradientEdge | None
-    start: GradientEdge | None
+    starts: list[GradientEdge]
     own: GradientEdge | None
     h: GradientEdge | None
     parameters: list[GradientEdge]
@@ -68,7 +69,7 @@ class Cutter:
         takes = any(isinstance(t, Tensor) and t.requires_grad for t in (*args, *kwargs.values()))
         if not torch.is_grad_enabled() or (self.chained and not takes):
             h = call()
-            self.cuts.append(Cut(None, None, None, None, [], None))
+            self.cuts.append(Cut(None, [], None, None, [], None))
             self.noted.append((Form.of(h), ()))
             return h
         h: Tensor = run_activation(call, self.rule, self._cut)
@@ -93,7 +94,8 @@ class Cutter:
 
     def _cut(self, f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
         begun, start = begin(a)
-        own = f(begun, *parameters)
+        apart = [begin(p) if p.requires_grad else (p, None) for p in parameters]  # one may be made of another
+        own = f(begun, *(p for p, _ in apart))
         slope = None
         if isinstance(self.chain, MeanLinear):
             (derivatives,) = gradients([own], [start], [torch.ones_like(own)], keep=True)
@@ -102,7 +104,7 @@ class Cutter:
         self.cuts.append(
             Cut(
                 a=get_gradient_edge(a) if a.requires_grad else None,
-                start=start,
+                starts=[start, *(edge for _, edge in apart if edge is not None)],
                 own=get_gradient_edge(own),
                 h=edge,
                 parameters=[get_gradient_edge(p) for p in parameters if p.requires_grad],
@@ -113,16 +115,6 @@ class Cutter:
         return h
 
 
-def begin(values: Tensor) -> tuple[Tensor, GradientEdge]:
-    """The same values at the beginning of a graph, and the edge at which a gradient can be asked for.
-
-    Unlike a leaf that requires grad, the edge does not keep the values alive, and they may be overwritten.
-    """
-    token = values.new_empty(0).requires_grad_()
-    begun: Tensor = _Begin.apply(token, values.detach())
-    return begun, get_gradient_edge(begun)
-
-
 def gradients(
     outputs: Sequence[Tensor | GradientEdge],
     inputs: Sequence[Tensor | GradientEdge],
@@ -131,16 +123,6 @@ def gradients(
 ) -> tuple[Tensor | None, ...]:
     """`torch.autograd.grad`, None for inputs that the outputs do not depend on."""
     return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=keep, allow_unused=True)  # pyright: ignore
-
-
-class _Begin(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, values: Tensor) -> Tensor:
-        return values.detach()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, None
 
 
 @dataclass(eq=False)

@@ -53,14 +53,20 @@ def _derivatives(
     if isinstance(rule, MeanLinear):
         slope = rule.slope(a.detach(), lambda z: f(z, *parameters))
     by_own = [
-        torch.func.jvp(
-            lambda *moved: f(a, *moved),
-            parameters,
-            tuple(torch.ones_like(p) if p is each else torch.zeros_like(p) for p in parameters),
-        )[1]
-        for each in own
+        _derivative(lambda t, each=each: f(a, *(t if p is each else p for p in parameters)), each) for each in own
     ]
     return Noted(slope, tuple(by_own))
+
+
+def _derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """The derivative of every value of f by the entry of t that it depends on, as the backward pass has it.
+
+    At a tie of `clamp` the forward mode's is another. The map from cotangents of f(t) to one of t is linear: it sends
+    on the derivatives, and its own transpose sends them back, one to each value.
+    """
+    h, pull = torch.func.vjp(f, t)  # pyright: ignore[reportAssignmentType]
+    _, push = torch.func.vjp(pull, torch.zeros_like(h))  # pyright: ignore[reportAssignmentType]
+    return push((torch.ones_like(t),))[0]
 
 
 def note_layer(
@@ -95,10 +101,14 @@ def emit(
     """
     emitted: Tensor = _Emit.apply(a.expand(h.shape), h, slope)
     for tensor, derivative in own:
-        if by_channel and tensor.numel() > 1:
-            tensor = tensor.view(-1, *(1,) * (h.dim() - 2))
-        emitted = emitted + (tensor - tensor.detach()) * derivative
+        placed = beside(tensor, h, by_channel)
+        emitted = emitted + (placed - placed.detach()) * derivative
     return emitted
+
+
+def beside(tensor: Tensor, h: Tensor, by_channel: bool) -> Tensor:
+    """A tensor of an activation's own, to be broadcast against h."""
+    return tensor.view(-1, *(1,) * (h.dim() - 2)) if by_channel and tensor.numel() > 1 else tensor
 
 
 class _Emit(torch.autograd.Function):

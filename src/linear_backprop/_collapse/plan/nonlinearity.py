@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..._call import Call
 from ..._catalogue.activations import FORMS, Form
@@ -16,6 +16,7 @@ from ..._rules.layers import rule_for
 from ..._rules.rule import LayerRule
 from ..._torch.functions import Function
 from ..captured.graph import computes, function_of
+from .emission import beside
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class NonLinearity:
     def emits(self) -> bool:
         """Whether its values have to be noted; those of a map that reproduces them need not."""
         return self.layer is None or not self.layer.reproduces_forward
+
+    def call(self, value: Callable[[fx.Node], Any]) -> Call:
+        """Its call, of what is given for the nodes that it reads."""
+        args, kwargs = fx.map_arg((self.node.args, self.node.kwargs), value)  # pyright: ignore
+        return self.called(args, kwargs)
 
     def called(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """Its call, of some arguments."""
@@ -98,18 +104,37 @@ def nonlinearities_in(graph: fx.Graph, layers: Sequence[LayerRule]) -> Iterator[
 
 def linear_map_of(nonlinearity: NonLinearity, traced: Mapping[fx.Node, Any]) -> Callable[[Mapping[fx.Node, Any]], Any]:
     """The map of a layer's rule as an operation, with the constants of the traced run."""
-    node, layer = nonlinearity.node, nonlinearity.layer
+    layer = nonlinearity.layer
     assert layer is not None
-
-    def called(values: Mapping[fx.Node, Any]) -> Call:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)  # pyright: ignore
-        return nonlinearity.called(args, kwargs)
-
     with torch.no_grad():
-        constants = layer.constants(called({arg: traced[arg][0] for arg in node.all_input_nodes}))
+        constants = layer.constants(nonlinearity.call(lambda arg: traced[arg][0]))
 
     def run(values: Mapping[fx.Node, Any]) -> Any:
-        call = called(values)
+        call = nonlinearity.call(values.__getitem__)
         return layer.linear_map(call, tuple(c.to(call.input.dtype) for c in constants))
+
+    return run
+
+
+def emission_of(nonlinearity: NonLinearity) -> Callable[[Mapping[fx.Node, Any]], Any] | None:
+    """What an activation does with tensors beside its input, as an operation; None for one that has no such.
+
+    What it puts out is as large as they are together, and the derivatives by those of its own go to entries that must
+    be the same for every sample: if it is affine in each sample, so is this product.
+    """
+    form = nonlinearity.form
+    assert form is not None
+    if len(nonlinearity.node.all_input_nodes) < 2:
+        return None
+
+    def run(values: Mapping[fx.Node, Any]) -> Any:
+        call = nonlinearity.call(values.__getitem__)
+        h = call.input
+        if form.broadcasts:
+            beside_it = [t for t in (*call.rest, *call.keywords.values()) if isinstance(t, Tensor)]
+            h = h.expand(torch.broadcast_shapes(h.shape, *(t.shape for t in beside_it)))
+        for p in nonlinearity.own:
+            h = h * beside(values[p], h, not form.broadcasts)
+        return h * 1  # not the very input
 
     return run

@@ -14,6 +14,7 @@ from ..._conversion.run_call import run_activation, run_layer
 from ..._rules.elementwise import Linear, MeanLinear
 from ..._torch.functions import SET_GRAD_ENABLED, Function
 from ..captured.graph import Rewriting
+from ..captured.layout import clone
 from ..captured.trace import Trace
 from .cutting import Cutter
 from .emission import emit, map_layer, note_activation, note_layer
@@ -82,7 +83,7 @@ def forward_piece(
 ) -> Piece:
     """A graph that returns, after its outputs, copies of inputs that it overwrites, and what is noted."""
     new = Rewriting(trace.module, inputs)
-    copies = [new.call(torch.clone, new.copies[n]) for n in copied]
+    copies = [new.call(clone, new.copies[n]) for n in copied]
     returned: list[Any] = []
 
     def note(n: NonLinearity, noting: Noting) -> Callable[[fx.Node], fx.Node]:
@@ -123,7 +124,7 @@ def replay_piece(
     given: dict[fx.Node, fx.Node] = {n.node: new.input(f"noted_{k}") for k, (n, _) in enumerate(noted)}
     for n in copied:  # which may be a leaf of autograd's
         if n in new.copies:
-            new.copies[n] = new.call(torch.clone, new.copies[n])
+            new.copies[n] = new.call(clone, new.copies[n])
 
     def replay(n: NonLinearity, noting: Noting) -> Callable[[fx.Node], fx.Node]:
         def write(node: fx.Node) -> fx.Node:

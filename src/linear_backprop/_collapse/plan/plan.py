@@ -9,6 +9,7 @@ whole     all of it in ordinary autograd under the rule, where that is cheaper
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from torch import Tensor, fx
 
 from ..._errors import CollapseError
 from ..._rules.elementwise import Linear, MeanLinear
-from ..captured.graph import computes, tensors_of, user_line
+from ..._torch.tensors import storage_of
+from ..captured.graph import computed_from, computes, inputs_of, tensors_of, user_line
 from ..captured.layout import Layout
 from .analysis import Analysis
 from .nonlinearity import NonLinearity
@@ -53,8 +55,9 @@ class Plan:
         value_layouts: Where what is aggregated does: samples, and what non-linearities put out.
         output_layouts: Where the outputs do.
         components: The outputs, those together that have something learned in common.
-        inner: Those outputs that another one is computed from.
+        computed_from: Those outputs that are computed from others, with these.
         noted: The non-linearities, and what is noted of each.
+        overwritten: The graph's inputs that it overwrites, and with which operation first.
         copied_samples: Those inputs that the forward pass overwrites, and the leaves that it does so with.
         emitted_layouts: Where what each non-linearity puts out does.
     """
@@ -74,7 +77,7 @@ class Plan:
         self.leaves = [n for n in read if n not in self.samples and n not in trace.numbers]
         self.changing = {n for n in self.leaves if any(s & trace.storages(n) for s in trace.overwrites.values())}
         self.components = self._components()
-        self.inner = {n for n in self.outputs if any(n in trace.needed([m]) for m in self.outputs if m is not n)}
+        self.computed_from = computed_from(self.outputs, lambda node: trace.needed([node]))
         self.output_layouts = [self.layout(n) for n in self.outputs]
         self.once = self._ordinary_piece(self.computed_once, self.above | self.below)
         self.under = self._ordinary_piece(self.below, self.above)
@@ -84,6 +87,7 @@ class Plan:
         for n, noting in self.noted:
             self.value_layouts += [self.layout(n.node)] * (noting.emits + noting.own)
         writers = {n: trace.overwriting(n, n) for n in self.samples}
+        self.overwritten = {n: w[0] for n in inputs_of(self.module.graph) if (w := trace.overwriting(n, n))}
         self.copied_samples = {n: [m for m in self.leaves if m in trace.made_of(w)] for n, w in writers.items() if w}
         self.forward = self._forward_piece()
         self.replay = self._replay_piece()
@@ -99,6 +103,22 @@ class Plan:
     def number(self, node: fx.Node, batch: int) -> Any:
         """The value of an input that is a number, in a batch of another size."""
         return batch if self.analysis.is_number_of_samples(node) else self.analysis.trace.values[node][0]
+
+    def require_apart(self, values: dict[fx.Node, Any]) -> None:
+        """Refuse to overwrite an input that is a view of another's memory: what was analysed had a copy of each.
+
+        Raises:
+            CollapseError: Names the operation that does.
+        """
+        given = [n for n in inputs_of(self.module.graph) if isinstance(values[n], Tensor)] if self.overwritten else []
+        sharing = Counter(storage_of(values[n]) for n in given)
+        for node, writer in self.overwritten.items():
+            if sharing[storage_of(values[node])] > 1:
+                raise CollapseError(
+                    f"{self.analysis.places.name(writer)} overwrites a tensor that shares its memory with another that "
+                    f"the model reads: an argument or buffer that is a view of another. Make one a copy, or write it "
+                    f"out of place{user_line(writer)}"
+                )
 
     def require_shapes(self, values: dict[fx.Node, Any]) -> None:
         """Refuse outputs whose dimensions are not those that were traced: `squeeze()` drops a batch of one.

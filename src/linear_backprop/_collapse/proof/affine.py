@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..._torch.functions import HigherOrderOperator
+from ..._torch.functions import HigherOrderOperator, is_of_pytorch
 from ..captured.graph import name_of, run_node, tensors_of
 from ..captured.layout import Layout, candidates, of_positions
 from ..captured.trace import Trace
@@ -104,7 +104,7 @@ class Proof:
             layouts = self.layouts[arg] if arg in self.trace.carries else None
             form = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors]
             forms[arg] = repr((place, form, layouts, arg in self.alike))
-        if node in self.trace.overwrites or not forms:
+        if node in self.trace.overwrites or not forms or not is_of_pytorch(node.target):
             return node
         return node.target, repr(fx.map_arg((node.args, node.kwargs), forms.__getitem__))  # pyright: ignore
 

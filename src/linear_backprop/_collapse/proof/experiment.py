@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from ..._torch.functions import is_of_pytorch
 from ..._torch.tensors import version_of
 from ..captured.graph import tensors_of
-from ..captured.layout import Form, Layout, in_memory_order, memory_order
-from .values import Scale, as_drawn, copied, is_inexact, strided
+from ..captured.layout import Form, Layout, strided
+from .values import Scale, as_drawn, copied, for_all_alike, integers_changed, is_inexact
 
 if TYPE_CHECKING:
     from .affine import Proof
@@ -94,6 +94,37 @@ class Experiment:
             yield
         finally:
             self.others = given
+
+    @property
+    def has_integers(self) -> bool:
+        """Whether it reads integers or masks, of which samples have none but those that are the same for all."""
+        pairs = [*self.others.values(), *self._alike.values()]
+        return any(not is_inexact(t) for first, _ in pairs for t in tensors_of(first))
+
+    @contextmanager
+    def of_other_integers(self, changed: Callable[[Tensor], Tensor]) -> Generator[None]:
+        """A context in which its integers and masks are others."""
+        alike = self._alike
+        self._alike = {arg: self._alike_changed(arg, pair, changed) for arg, pair in alike.items()}
+        others = {arg: tuple(integers_changed(changed, value) for value in pair) for arg, pair in self.others.items()}
+        try:
+            with self.at(others):  # pyright: ignore[reportArgumentType]
+                yield
+        finally:
+            self._alike = alike
+
+    def _alike_changed(self, arg: fx.Node, pair: tuple[Any, Any], changed: Callable[[Tensor], Tensor]) -> Any:
+        def of_one(value: Any) -> Any:
+            leaves, structure = tree_flatten(value)
+            layouts = iter(self.proof.layouts[arg])
+            placed = [(t, next(layouts)) if isinstance(t, Tensor) else (t, None) for t in leaves]
+            made = [
+                for_all_alike(changed, layout, t) if isinstance(t, Tensor) and not is_inexact(t) else t
+                for t, layout in placed
+            ]
+            return tree_unflatten(made, structure)
+
+        return tuple(map(of_one, pair))
 
     def real_constants(self, sign: int) -> dict[fx.Node, tuple[Any, Any]]:
         """The other arguments as they were traced, or their negatives."""
@@ -193,8 +224,8 @@ class Experiment:
         if alike:
             rows = layout.rows(drawn)
             drawn = layout.like(rows[:1].expand(rows.shape).contiguous(), Form.of(drawn))
-        drawn = strided(drawn.to(first.device, self._precision(first)), first)
-        return drawn, strided(self.proof.mix(layout, drawn, second), second)
+        drawn = strided(drawn.to(first.device, self._precision(first)), first.stride())
+        return drawn, strided(self.proof.mix(layout, drawn, second), second.stride())
 
     def _many(self, weights: Tensor | None, count: int) -> Values:
         """Values of many samples, or of mixtures of them, in the places of all that the operation reads."""
@@ -207,8 +238,7 @@ class Experiment:
             width = layout.rows(t).shape[1]
             rows = torch.randn(count, width, generator=self.generator, dtype=torch.float64)
             rows = rows if weights is None else weights @ rows
-            made = layout.like(rows.to(t.device), Form.of(t)._replace(dtype=self._precision(t)))
-            return in_memory_order(made, memory_order(t))
+            return layout.like(rows.to(t.device), Form.of(t)._replace(dtype=self._precision(t)))
 
         values: Values = {}
         for arg in self.samples:
@@ -232,7 +262,7 @@ class Experiment:
         if not is_inexact(t):
             return t.detach().clone()
         drawn = torch.rand(t.shape, generator=self.generator, dtype=torch.float64) + 0.5
-        return strided(drawn.to(t.device, self._precision(t)), t)
+        return strided(drawn.to(t.device, self._precision(t)), t.stride())
 
     def _precision(self, t: Tensor) -> torch.dtype:
         if self.dtype is None or not is_inexact(t):

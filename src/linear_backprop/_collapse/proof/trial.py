@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +22,6 @@ from .values import (
     Scale,
     as_drawn,
     close,
-    integers_changed,
     is_inexact,
     large,
     mixed,
@@ -151,12 +149,10 @@ class Trial:
     def _is_affine_for_other_integers(self) -> bool:
         """Whether it stays affine when its integers and masks are others, those that it takes."""
         own = self.experiment
-        given = own.others
-        if not any(not is_inexact(t) for pair in given.values() for t in tensors_of(pair[0])):
+        if not own.has_integers:
             return True
         for changed in INTEGERS[: 1 if own.devices else None]:
-            change = partial(integers_changed, changed)
-            with own.at({arg: tuple(map(change, pair)) for arg, pair in given.items()}):  # pyright: ignore
+            with own.of_other_integers(changed):
                 try:
                     (first, written), (second, _) = own.results(0, as_drawn), own.results(1, as_drawn)
                 except Exception:  # not those
@@ -208,8 +204,9 @@ class Trial:
             alike.difference_update([node for node in alike if trace.storages(node) & written])
 
     def _fitting(self, first: list[Tensor], second: list[Tensor], written: list[Layout | None]) -> list[Layout | None]:
-        """A layout for each result; none at all if one of them has none."""
+        """A layout for each result, one of what it reads if it may be; none at all if one of them has none."""
         varied = self.experiment.varied
+        read = {layout for arg in self.experiment.samples for layout in self.proof.layouts[arg]}
         chosen: list[Layout | None] = []
         for index, (a, b) in enumerate(zip(first, second, strict=True)):
             if not is_inexact(a) and varied and not reads_forms_alone(self.node, varied):
@@ -220,7 +217,7 @@ class Trial:
                 options = [layout for layout in options if layout == written[own]]
             if not options:
                 return []
-            chosen.append(options[0])
+            chosen.append(next((layout for layout in options if layout in read), options[0]))
         return chosen or [None]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
+from ..._torch.functions import is_of_pytorch
 from ..captured.graph import name_of
 from ..captured.layout import Form, Layout
 
@@ -71,6 +72,15 @@ def _of_small_numbers(k: Tensor) -> Tensor:
     return torch.randint(-3, 4, k.shape, generator=torch.Generator().manual_seed(0)).to(k)
 
 
+def for_all_alike(changed: Callable[[Tensor], Tensor], layout: Layout | None, k: Tensor) -> Tensor:
+    """Integers that are the same for every sample, changed, and still the same."""
+    if layout is None:
+        return changed(k)
+    form = Form.of(k)
+    rows = layout.rows(k, form)
+    return layout.like(changed(rows[:1]).expand_as(rows), form)
+
+
 # Integers and masks that are no samples may be others tomorrow; a device other than the CPU fails for good on an index
 # that is out of range.
 INTEGERS: tuple[Callable[[Tensor], Tensor], ...] = (_reversed, _shifted, _of_small_numbers)
@@ -86,15 +96,16 @@ def mixing(number: int, of: int) -> Tensor:
         return weights
     columns = torch.randint(of, (number * mixes,), generator=generator)
     places = torch.stack([torch.arange(number).repeat_interleave(mixes), columns])
-    return torch.sparse_coo_tensor(places, weights.flatten(), (number, of))
+    return torch.sparse_coo_tensor(places, weights.flatten(), (number, of), check_invariants=False)
 
 
 def mixed(weights: Tensor, layout: Layout, z: Tensor, like: Tensor) -> Tensor:
     """Mixtures of samples, in the shape of `like`; an infinity that all samples have stays what it is."""
-    rows = layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64))
+    form = Form.of(z)
+    rows = layout.rows(z.to(torch.complex128 if z.is_complex() else torch.float64), form)
     fixed = (rows.isinf() & (rows == rows[:1])).all(0)
     made = torch.where(fixed, rows[:1], weights.to(rows) @ rows.where(~fixed, 0.0))
-    return layout.like(made if is_inexact(z) else made.round(), Form.of(z)._replace(shape=like.shape))
+    return layout.like(made if is_inexact(z) else made.round(), form._replace(shape=like.shape))
 
 
 _FORMED_LIKE = {"type_as", "to", "expand_as", "view_as", "reshape_as"}
@@ -103,6 +114,8 @@ _FORMED_LIKE = {"type_as", "to", "expand_as", "view_as", "reshape_as"}
 def reads_forms_alone(node: fx.Node, varied: Collection[fx.Node]) -> bool:
     """Whether an operation reads nothing of its samples but their forms: `x.new_zeros(...)`, `mask.expand_as(x)`."""
     name = name_of(node)
+    if not is_of_pytorch(node.target):
+        return False
     if name in _FORMED_LIKE:
         return node.args[0] not in varied
     return name.startswith("new_") or (name.endswith("_like") and not name.startswith("rand"))
@@ -118,17 +131,6 @@ def copied(value: Any) -> Any:
 
 def integers_changed(changed: Callable[[Tensor], Tensor], value: Any) -> Any:
     return tree_map_only(Tensor, lambda t: t if is_inexact(t) else changed(t), value)
-
-
-def strided(values: Tensor, like: Tensor) -> Tensor:
-    """The values with the strides of another tensor of their shape; entries that it has once are there once."""
-    sizes = [1 if stride == 0 else length for length, stride in zip(like.shape, like.stride(), strict=True)]
-    once = values[tuple(slice(0, size) for size in sizes)]
-    try:
-        made = torch.empty_strided(sizes, like.stride(), dtype=values.dtype, device=values.device)
-        return made.copy_(once).expand(like.shape)
-    except RuntimeError:  # entries overlap otherwise
-        return values
 
 
 def close(a: Tensor, b: Tensor, scale: Tensor) -> bool:

@@ -20,7 +20,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..._errors import CollapseError
 from ..._torch.recording import graph_is_kept
-from ..plan.cutting import Cut, Cutter, begin, gradients, separate
+from ..captured.beginning import begin
+from ..plan.cutting import Cut, Cutter, gradients, separate
 from .functions import outputs_apart, require_one_cotangent
 from .maps import Maps
 from .workers import averaged, require_same
@@ -201,8 +202,8 @@ class _Pass:
 
 def _through(cut: Cut, delta: Tensor, keep: bool) -> tuple[Tensor | None, Sequence[Tensor]]:
     """The exact cotangents of an activation's input, and of tensors of its own."""
-    assert cut.own is not None and cut.start is not None
-    of_a, *of_own = gradients([cut.own], [cut.start, *cut.parameters], [delta], keep)
+    assert cut.own is not None
+    of_a, *of_own = gradients([cut.own], cut.starts, [delta], keep)
     return of_a, [torch.zeros_like(delta) if each is None else each for each in of_own]
 
 

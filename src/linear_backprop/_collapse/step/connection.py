@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, fx
@@ -12,7 +11,7 @@ from ..._errors import CollapseError
 from ..._torch.recording import graph_is_kept
 from ..captured.layout import Form
 from .accumulation import Accumulation
-from .functions import outputs_apart, require_one_cotangent
+from .functions import connect_outputs, outputs_apart, require_one_cotangent
 from .gradients import Wanted
 from .step import Step
 
@@ -41,7 +40,7 @@ def connect(step: Step, values: dict[fx.Node, Any], accumulation: Accumulation |
         outputs = [y if n in component.outputs else None for n, y in zip(plan.outputs, apart, strict=True)]
         made = _Collapsed.apply(step, accumulation, outputs, *given)
         values.update({n: y for n, y in zip(plan.outputs, made, strict=True) if n in component.outputs})
-        step.inner += [(ref(values[n]), n) for n in plan.outputs if n in plan.inner and n in component.outputs]
+    connect_outputs(values, plan.computed_from, plan.analysis.places)
     for n, takes in overwritten.items():
         if takes:
             _Overwritten.apply(values[n], n.name, *takes)
@@ -84,7 +83,6 @@ class _Collapsed(torch.autograd.Function):
             )
         require_one_cotangent(g)
         step: Step = ctx.step
-        step.require_no_hooks()
         plan, nothing = step.plan, (None, None, None)
         sources = ctx.saved_tensors
         takes = ctx.needs_input_grad[3:]

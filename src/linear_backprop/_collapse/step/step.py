@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from weakref import ReferenceType
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, fx
 
 from ..._errors import CollapseError
-from ..captured.layout import Form, in_memory_order, memory_order
+from ..captured.layout import Form
 from ..plan.plan import Plan
 from .aggregates import Aggregates
 from .gradients import Autocast, Gradients, Noted, Receive, Wanted
@@ -31,7 +30,6 @@ class Step:
         gradients: Its gradients.
         values: What is to be aggregated: the collapsed part's inputs, and what its non-linearities put out.
         forms: The forms of `values`, then of the outputs.
-        orders: The order in memory of the dimensions of every input.
         noted: Slope and constants of every non-linearity.
         leaves: The values of the leaves.
         connected: The leaves.
@@ -40,14 +38,12 @@ class Step:
         names: Of the parameters below, whose gradients are averaged by themselves.
         checked: The outputs, where their combinations are to be verified.
         waiting: How many backward passes, each of other outputs, may yet come.
-        inner: Those outputs that another one is computed from, with their nodes.
     """
 
     plan: Plan
     gradients: Gradients
     values: list[Tensor]
     forms: list[Form]
-    orders: list[list[int]]
     noted: list[tuple[Tensor | None, tuple[Tensor, ...]]]
     leaves: list[Tensor]
     connected: list[Tensor]
@@ -56,7 +52,6 @@ class Step:
     names: Sequence[str]
     checked: list[Tensor]
     waiting: int = 0
-    inner: list[tuple[ReferenceType[Tensor], fx.Node]] = field(default_factory=list[Any])
 
     @staticmethod
     def of(
@@ -90,7 +85,6 @@ class Step:
             gradients=gradients,
             values=kept,
             forms=[Form.of(z) for z in (*kept, *(values[n] for n in plan.outputs))],
-            orders=[memory_order(z) for z in kept[: len(plan.samples)]],
             noted=[(slope, constants) for _, slope, _, constants in noted],
             leaves=leaves,
             connected=connected,
@@ -116,21 +110,6 @@ class Step:
             self.values.clear()
         return total
 
-    def require_no_hooks(self) -> None:
-        """Refuse hooks on an output that another is computed from: its whole cotangent is never computed.
-
-        Raises:
-            CollapseError: Names the output.
-        """
-        for reference, node in self.inner:
-            output = reference()
-            if output is not None and (output.retains_grad or output._backward_hooks):
-                raise CollapseError(
-                    f"{self.plan.analysis.places.name(node)} is an output that another one is computed from, and has a "
-                    f"hook, or retain_grad(): its own gradient is not computed in a collapsed backward pass. "
-                    f"Use lb.convert, or collapse only what lies above it (`where=`)"
-                )
-
     def require_same_on_all(self, passes: Sequence[Wanted], device: torch.device) -> None:
         """Refuse backward passes of other outputs, or to other parameters, than those of the other workers.
 
@@ -149,7 +128,7 @@ class Step:
         plan = self.plan
         rows = zip(plan.value_layouts, total.combinations(), self.forms, strict=False)
         combinations = iter([layout.place(z, form) for layout, z, form in rows])
-        samples = [in_memory_order(next(combinations), order) for order in self.orders]
+        samples = [next(combinations) for _ in plan.samples]
         noted: list[Noted] = []
         for (_, noting), slope, (_, constants) in zip(plan.noted, self._slopes(), self.noted, strict=True):
             h = next(combinations) if noting.emits else None
