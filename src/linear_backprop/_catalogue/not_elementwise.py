@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .._torch.functions import Function
-from .._torch.modules import BATCH_NORM, DROPOUT, RUNNING_NORM
+from .._torch.modules import BATCH_NORM, DROPOUT
 from .activations import functions_named
 
 
@@ -231,13 +231,6 @@ FUNCTIONS: dict[Function, NotElementwise] = {
 def row_of(module: nn.Module) -> NotElementwise | None:
     """The row of a module; None if the table has none."""
     return next((row for row in TABLE if isinstance(module, row.modules)), None)
-
-
-def is_affine_in_this_mode(module: nn.Module) -> bool:
-    """True for a normalization by running statistics and for dropout that drops nothing, which stand in the table."""
-    if isinstance(module, RUNNING_NORM):
-        return not module.training and getattr(module, "running_mean", None) is not None
-    return isinstance(module, DROPOUT) and not (module.training and bool(module.p))
 
 
 def left_alone(row: NotElementwise | None, layers: bool) -> Advice | None:

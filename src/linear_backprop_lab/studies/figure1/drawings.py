@@ -1,4 +1,4 @@
-"""The drawings of figure 1, from the tables of `_ensembles`: curves, test errors, units."""
+"""The drawings of figure 1, from the tables of `table`: curves, test errors, units."""
 
 from __future__ import annotations
 
