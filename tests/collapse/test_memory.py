@@ -113,6 +113,16 @@ def test_what_activations_make_lies_in_memory_as_in_the_model(body: Callable[[Ne
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("body", [copied, viewed, merged], ids=lambda body: body.__name__)
+def test_so_it_does_where_the_graphs_are_compiled(body: Callable[[Net, Tensor], Tensor]):
+    model, twin = pair(body)
+    lb.convert(twin)
+    for run in (lb.collapse(model, always=True, compile=True), twin):
+        run(batch()).square().mean().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
 def less_one(s: Net, x: Tensor) -> Tensor:
     z = x.contiguous()
     z -= 1

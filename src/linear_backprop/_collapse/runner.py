@@ -68,7 +68,8 @@ class CollapsedRunner:
         self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
         if options.compiled:
-            forward = compiled(self.plan.forward.module, keep_output_stride=False)
+            keeps = not self.plan.lies_in_any_order()
+            forward = compiled(self.plan.forward.module, keep_output_stride=keeps)
             self.plan.forward = replace(self.plan.forward, module=forward)
         if options.group is not None:
             _require_one_map(self.plan)

@@ -19,12 +19,15 @@ from torch import Tensor, fx
 from ..._errors import CollapseError
 from ..._rules.elementwise import Linear, MeanLinear
 from ..._torch.tensors import storage_of
-from ..captured.graph import computed_from, computes, inputs_of, tensors_of, user_line
+from ..captured.graph import computed_from, computes, inputs_of, name_of, tensors_of, user_line
 from ..captured.layout import Layout
 from .analysis import Analysis
 from .nonlinearity import NonLinearity
 from .parts import Part
 from .pieces import Noting, Piece, cut_piece, forward_piece, ordinary_piece, replay_piece
+
+_VIEWS = {"view", "view_as", "view_as_real", "view_as_complex", "_unsafe_view", "as_strided"}
+_VIEWS_OR_COPIES = {"reshape", "reshape_as", "contiguous", "flatten", "ravel", "to", "type", "type_as", "clone"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,21 @@ class Plan:
         self.replay = self._replay_piece()
         self._whole: Piece | None = None
         self.aliased = self._aliased()
+
+    def lies_in_any_order(self) -> bool:
+        """Whether it comes to the same in which order its values lie in memory.
+
+        Not where a view is asked for; nor where something is written into later that is a view of another tensor or a
+        copy, as the order decides.
+        """
+        trace, nodes = self.analysis.trace, [n for n in self.module.graph.nodes if n in self.above]
+        undecided: set[int] = set()
+        for node in nodes:
+            if trace.overwrites.get(node, set()) & undecided or name_of(node) in _VIEWS:
+                return False
+            if name_of(node) in _VIEWS_OR_COPIES:
+                undecided |= trace.storages(node) | {s for arg in node.all_input_nodes for s in trace.storages(arg)}
+        return True
 
     def layout(self, node: fx.Node) -> Layout:
         """Where an input, an output or a non-linearity keeps its samples."""

@@ -53,6 +53,7 @@ class Gradients:
 
     def __init__(self, plan: Plan, compiled: bool) -> None:
         self.plan, self.compiled = plan, compiled
+        self._reorders = compiled and plan.lies_in_any_order()  # channels last, a few samples' convolutions take longer
         self._traced: dict[Any, Callable[..., Any]] = {}
 
     def __call__(
@@ -80,7 +81,7 @@ class Gradients:
             receive: Takes them one by one.
         """
         flat = [*leaves, *samples, *(t for each in noted for t in _flat(each)), *cotangents]
-        if self.compiled:  # channels last, a few samples' convolutions take longer
+        if self._reorders:
             flat = [z.contiguous() for z in flat]
         key = wanted, autocast, batch, tuple(z.stride() for z in flat)
         if key not in self._traced:
