@@ -1,6 +1,7 @@
 """Records of runs: what was run, where, and what came out."""
 
 from ._damage import damage as damage
+from ._damage import is_whole as is_whole
 from ._damage import set_aside as set_aside
 from ._environment import environment as environment
 from ._errors import RunError as RunError

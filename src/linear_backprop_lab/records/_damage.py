@@ -28,6 +28,11 @@ def damage(run: Run) -> str | None:
     return None
 
 
+def is_whole(run: Run) -> bool:
+    """Whether the run is complete and undamaged: its record can be used, and it is not made again."""
+    return run.is_complete and damage(run) is None
+
+
 def set_aside(run: Run) -> Path:
     """Rename the run's folder to `<hash>.broken-<n>`, the first n that is free; the run is not begun then."""
     names = (run.folder.with_name(f"{run.key}.broken-{n}") for n in itertools.count(1))

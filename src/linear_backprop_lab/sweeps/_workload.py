@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from linear_backprop_lab.records import damage
+from linear_backprop_lab.records import is_whole
 from linear_backprop_lab.studies import Job
 
 from ._local import cores, side_by_side
@@ -31,7 +31,7 @@ def workload(jobs: Sequence[Job], awaited: int = 0, workers: int | None = None) 
         awaited: How many more follow from their records, at most; they are not timed.
         workers: As `run_locally` takes them.
     """
-    pending = [job for job in jobs if not job.run.is_complete or damage(job.run)]
+    pending = [job for job in jobs if not is_whole(job.run)]
     parts = [f"{len(jobs)} runs, {len(jobs) - len(pending)} of them complete"]
     if awaited:
         parts.append(f"at most {awaited} more follow at the settings that turn out best")

@@ -16,7 +16,7 @@ from torch import nn
 
 from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.models import calibrate
-from linear_backprop_lab.records import Run
+from linear_backprop_lab.records import Run, is_whole
 from linear_backprop_lab.studies._job import Job, OnStep
 from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
@@ -104,10 +104,10 @@ def train_configs(found: ImageDataset, case: Case, method: str, rate: float) -> 
 def best_rate(root: Path, configs: Sequence[Config]) -> float | None:
     """The learning rate of the best accuracy after the last epoch on the held-out images, the lower of equals.
 
-    None where a run of the sweep is missing. One that diverged is out of the question unless all did.
+    None where a run of the sweep is missing or damaged. One that diverged is out of the question unless all did.
     """
     runs = [Run(root, config) for config in configs]
-    if not all(run.is_complete for run in runs):
+    if not all(map(is_whole, runs)):
         return None
     return -max(map(_merit, runs))[-1]
 

@@ -12,7 +12,7 @@ import torch
 
 import linear_backprop as lb
 from linear_backprop_lab.data import ImageDataset
-from linear_backprop_lab.records import Run
+from linear_backprop_lab.records import Run, is_whole
 from linear_backprop_lab.studies._study import Config, Plan
 from linear_backprop_lab.training import Recipe
 
@@ -139,9 +139,9 @@ class Staged:
     metric: Metric = "accuracy"
 
     def plan(self, root: Path) -> Plan:
-        """The sweep, and what follows for every model and rule whose sweep is complete below `root`."""
+        """The sweep, and what follows for every model and rule whose sweep is complete, and undamaged, below `root`."""
         groups = self._groups(root)
-        complete = [runs for runs in groups if all(run.is_complete for run in runs)]
+        complete = [runs for runs in groups if all(map(is_whole, runs))]
         best = [choose(runs, protocol, self.metric).run for runs in complete for protocol in protocols(runs[0])]
         configs = {run.key: run.config for run in best}.values()
         further = itertools.starmap(self._again, itertools.product(configs, self.seeds))

@@ -88,9 +88,10 @@ def test_each_method_gets_its_best_learning_rate_the_lower_of_equals(tmp_path, s
     assert chosen == {("backprop", 1e-3), ("linear", 1e-4)}
 
 
-def test_a_method_whose_sweep_is_not_complete_waits(tmp_path, small):
+@pytest.mark.parametrize("name", ["record.json", "metrics.jsonl"])
+def test_a_method_whose_sweep_is_not_complete_and_whole_waits(tmp_path, small, name):
     swept(tmp_path, dict.fromkeys([(method, rate) for method in SMALL.methods for rate in SMALL.learning_rates], 0.5))
-    (next(job for job in part(tmp_path, "sweep")).run.folder / "record.json").unlink()
+    (next(job for job in part(tmp_path, "sweep")).run.folder / name).unlink()
     assert {job.run.config["method"] for job in part(tmp_path, "train")} == {"linear"}
 
 

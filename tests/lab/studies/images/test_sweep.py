@@ -180,6 +180,19 @@ def test_what_is_best_waits_for_the_whole_sweep(tmp_path):
     assert len(next(stages)) == 9 and awaited(*settings) == 2 * 3
 
 
+def test_what_is_best_waits_for_a_damaged_run_to_be_made_anew(tmp_path):
+    settings = (experiments_named(["fig3-right"]), Place(tmp_path), Scale.SMOKE)
+    swept = next(stages_of(*settings))
+    for job in swept:
+        complete(job.run.config, tmp_path, [0.5])
+    metrics = swept[0].run.folder / "metrics.jsonl"
+    for damaged in ("", metrics.read_text() + "\n"):
+        metrics.write_text(damaged)
+        assert awaited(*settings) == 2
+    metrics.unlink()
+    assert awaited(*settings) == 2
+
+
 def test_a_setting_is_chosen_by_either_protocol_and_reported_on_the_test_set(tmp_path):
     first = complete({"experiment": "x", "number": 1}, tmp_path, [0.1, 0.5, 0.3], [0.1, 0.2, 0.6])
     second = complete({"experiment": "x", "number": 2}, tmp_path, [0.2, 0.4, 0.45], [0.2, 0.7, 0.1])
