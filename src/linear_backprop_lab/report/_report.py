@@ -27,14 +27,16 @@ class Report:
     """Everything a report shows.
 
     Attributes:
-        chapters: The experiments that have complete runs, at least one.
+        chapters: The experiments that have the runs their section is drawn from.
         environment: Where the runs were made, as (what, value) pairs; several values where runs differ.
         left_out: Records that cannot be read or were changed, as (folder, what is wrong with it).
+        not_drawn: Sections whose runs do not suffice, as (id, what is missing).
     """
 
     chapters: tuple[Chapter, ...]
     environment: tuple[tuple[str, str], ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    not_drawn: tuple[tuple[str, str], ...] = ()
 
     @property
     def claims(self) -> list[tuple[Section, Claim]]:

@@ -12,6 +12,7 @@ SMOKE = "smoke: shows that it runs, decides nothing"
 SMALL = "smaller than the paper's"
 DIGITS = "digits in place of CIFAR-10"
 GOES_ON = "not finished"
+MISSING = "records missing: nothing decided"
 
 _FEWEST_IMAGES, _FEWEST_SEEDS = 1000, 5
 _PAPER_WIDTH, _PAPER_INFLATION = 1, 5
@@ -26,6 +27,7 @@ def with_badges(section: Section, runs: Sequence[Run]) -> Section:
         SMALL: any(map(_is_small, runs)),
         DIGITS: any(map(_is_digits, runs)),
     }
+    found[MISSING] = not section.claims
     found[GOES_ON] = any(run.record["status"] == "unfinished" for run in runs if "status" in run.record)
     badged = replace(section, badges=(*section.badges, *(badge for badge, holds in found.items() if holds)))
     if not found[SMOKE]:

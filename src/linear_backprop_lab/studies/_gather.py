@@ -31,16 +31,23 @@ def gather(root: Path) -> Report:
         ReportError: There is none.
     """
     found = read(root)
-    kinds = [kind for study in STUDIES for kind in study.sections]
-    chapters = tuple(
-        Chapter(with_badges(kind.draw(taken), kind.own(taken)), taken)
-        for kind in kinds
-        if (taken := kind.of(found.complete, found.unfinished))
-    )
-    if not chapters:
+    chapters: list[Chapter] = []
+    not_drawn: list[tuple[str, str]] = []
+    for kind in (kind for study in STUDIES for kind in study.sections):
+        try:
+            if taken := kind.of(found.complete, found.unfinished):
+                chapters.append(Chapter(with_badges(kind.draw(taken), kind.own(taken)), taken))
+        except Exception as error:  # Records may be of any version, and others are to be seen all the same.
+            not_drawn.append((kind.name, _reason(error)))
+    if not (chapters or not_drawn or found.complete):
         raise ReportError(f"no complete run lies below {root}; make some with: linear-backprop reproduce")
     left_out = tuple((folder.relative_to(root).as_posix(), wrong) for folder, wrong in found.left_out)
-    return Report(chapters, _environment([run for chapter in chapters for run in chapter.runs]), left_out)
+    shown = [run for chapter in chapters for run in chapter.runs]
+    return Report(tuple(chapters), _environment(shown or found.complete), left_out, tuple(not_drawn))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ReportError) else f"{type(error).__name__}: {error}"
 
 
 def _environment(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:

@@ -68,25 +68,28 @@ class Drawn:
     """One section of the report: which runs it is drawn from, and how.
 
     Attributes:
-        draw: From those runs, at least one, to the section.
+        name: The `id` of the section.
+        draw: From those runs, at least one a side, to the section.
         experiments: `config["experiment"]` of its records.
-        where: Those of them that it takes.
+        sides: What it compares; those of the records that it takes are on one of them.
         also: Another experiment, whose records are shown with them, where there are any of its own.
         unfinished: Whether runs that have not ended yet are shown, too.
     """
 
+    name: str
     draw: Callable[[Sequence[Run]], Section]
     experiments: tuple[str, ...]
-    where: Callable[[Run], bool] = lambda run: True
+    sides: tuple[Callable[[Run], bool], ...] = (lambda run: True,)
     also: str | None = None
     unfinished: bool = False
 
     def of(self, complete: Sequence[Run], unfinished: Sequence[Run] = ()) -> tuple[Run, ...]:
-        """Those that the section is drawn from; none where it has none of its own."""
+        """Those that the section is drawn from; none where it has none of its own, or a side has none."""
         runs = [*complete, *unfinished] if self.unfinished else complete
         named = (*self.experiments, self.also)
-        taken = tuple(run for run in runs if run.config["experiment"] in named and self.where(run))
-        return taken if self.own(taken) else ()
+        of_these = [run for run in runs if run.config["experiment"] in named]
+        taken = tuple(run for run in of_these if any(side(run) for side in self.sides))
+        return taken if self.own(taken) and all(any(map(side, taken)) for side in self.sides) else ()
 
     def own(self, runs: Sequence[Run]) -> tuple[Run, ...]:
         """Those of its own experiments, which it is about."""

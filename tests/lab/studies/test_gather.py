@@ -1,6 +1,8 @@
 """What a report says of the runs it is made of: their scale, their data, and the numbers of the committed records."""
 
+import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,9 +53,53 @@ def test_findings_and_key_numbers_stand_before_the_sections(tmp_path):
     assert len(named) == page.count("<svg") == 2
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_part_of_the_records_is_drawn_as_far_as_it_goes(tmp_path, seed):
+    drawn = random.Random(seed)
+    folders = sorted(path.parent for path in RESULTS.glob("*/*/record.json"))
+    experiment = drawn.choice([*{folder.parent: None for folder in folders}])
+    for folder in drawn.choices([each for each in folders if each.parent == experiment], k=1 + seed % 3):
+        shutil.copytree(folder, tmp_path / experiment.name / folder.name, dirs_exist_ok=True)
+    write_report(gather(tmp_path), tmp_path / "r.html")
+    assert dict(gather(tmp_path).environment)["PyTorch"]
+
+
+def test_a_section_that_cannot_be_drawn_is_named_with_the_reason_and_the_others_are_drawn(tmp_path):
+    sweep_run(tmp_path, "Linear()", [0.1, 0.3], seed=2)
+    image_run(tmp_path, "Linear()", [(2.3, 0.2)])
+    sourceless = sweep_run(tmp_path, "Linear()", [0.1, 0.3], experiment="bnn").folder
+    (sourceless / "SHA256SUMS").unlink()
+    (sourceless / "record.json").write_text('{"status": "finished"}')
+    found = gather(tmp_path)
+    assert [chapter.section.id for chapter in found.chapters] == ["images"]
+    missing = "not decided, records missing: there are further seeds, and no run of the sweep, seed 0"
+    assert found.not_drawn == (("fig2", missing), ("fig4", missing), ("bnn", "KeyError: 'source'"))
+    for name in ("r.html", "r.md"):
+        write_report(found, tmp_path / name)
+        text = (tmp_path / name).read_text()
+        assert missing in text and "bnn: KeyError" in text
+
+
+def test_a_rule_whose_sweep_is_missing_is_not_compared(tmp_path):
+    sweep_run(tmp_path, "Exact()", [0.1, 0.3], experiment="bnn")
+    for seed in (1, 2):
+        sweep_run(tmp_path, "Linear()", [0.1, 0.3], experiment="bnn", seed=seed)
+    section = gather(tmp_path).chapters[0].section
+    assert section.claims == () and "records missing: nothing decided" in section.badges
+    assert [row[0] for row in section.table.rows] == ["Backprop"]
+
+
+def test_a_comparison_is_drawn_where_both_of_its_sides_have_runs(tmp_path):
+    for rule in ("Exact()", "Linear()"):
+        sweep_run(tmp_path, rule, [0.1, 0.3])
+    assert [chapter.section.id for chapter in gather(tmp_path).chapters] == ["fig2", "fig4"]
+    sweep_run(tmp_path, "Exact()", [0.1, 0.3], activation="ReLU")
+    assert [chapter.section.id for chapter in gather(tmp_path).chapters] == ["fig2", "fig3-left", "fig4"]
+
+
 def test_the_committed_report_says_what_the_committed_records_say():
     found, text = gather(RESULTS), (RESULTS / "REPORT.md").read_text()
-    assert found.left_out == ()
+    assert found.left_out == found.not_drawn == ()
     assert len(read(RESULTS).complete) >= 449
     for chapter in found.chapters:
         section = chapter.section

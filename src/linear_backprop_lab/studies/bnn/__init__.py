@@ -15,5 +15,5 @@ STUDY = Study(
             image_job,
         ),
     ),
-    sections=(Drawn(bnn, (NAME,)),),
+    sections=(Drawn("bnn", bnn, (NAME,)),),
 )

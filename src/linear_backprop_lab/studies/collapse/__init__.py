@@ -24,5 +24,5 @@ STUDY = Study(
             by_name_only=True,
         ),
     ),
-    sections=(Drawn(collapse, (NAME, TIMING)),),
+    sections=(Drawn("collapse", collapse, (NAME, TIMING)),),
 )

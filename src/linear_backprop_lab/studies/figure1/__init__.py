@@ -17,5 +17,5 @@ STUDY = Study(
             by_default=True,
         ),
     ),
-    sections=(Drawn(figure1, (NAME,)),),
+    sections=(Drawn("fig1", figure1, (NAME,)),),
 )

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.report import ReportError
 from linear_backprop_lab.studies._alike import alike
 
 BACKPROP, LINEAR = "Exact()", "Linear()"
@@ -17,6 +18,8 @@ _VARIED = (
     *("experiment", "rule", "model.activation", "model.batch_norm", "model.initialization"),
     *("recipe.learning_rate", "recipe.weight_decay", "recipe.seed", "recipe.epochs", "recipe.augment"),
 )
+# And between those of one network and rule.
+_SETTING = tuple(f"recipe.{name}" for name in ("learning_rate", "weight_decay", "seed", "epochs"))
 _ACTIVATION_NAMES = {"Tanh": "tanh", "Hardtanh": "hard tanh"}
 
 
@@ -97,10 +100,18 @@ def first_loss(run: Run) -> float:
 def fullest(runs: Sequence[Run]) -> list[Run]:
     """Of runs at several scales those at the largest: the most training images, then the most runs.
 
-    A single setting is no sweep, and counts only where there is none.
+    A single setting is no sweep, and counts only where there is none. Further seeds of a network and rule whose sweep
+    is not among the runs are passed over, so that `swept` finds at least one run of each that remains.
+
+    Raises:
+        ReportError: There is no run of a sweep at all.
     """
     groups = alike(runs, *_VARIED)
-    return max(groups, key=lambda group: (_is_swept(group), group[0].config["train_images"], len(group)))
+    largest = max(groups, key=lambda group: (_is_swept(group), group[0].config["train_images"], len(group)))
+    sweep = swept(largest)
+    if not sweep:
+        raise ReportError("not decided, records missing: there are further seeds, and no run of the sweep, seed 0")
+    return [run for each in alike(largest, *_SETTING) if not set(sweep).isdisjoint(each) for run in each]
 
 
 def _is_swept(runs: Sequence[Run]) -> bool:

@@ -15,5 +15,5 @@ STUDY = Study(
             on_images=False,
         ),
     ),
-    sections=(Drawn(regularizer, (NAME,)),),
+    sections=(Drawn("regularizer", regularizer, (NAME,)),),
 )

@@ -21,5 +21,5 @@ STUDY = Study(
             needs=(networks.NAME,),
         ),
     ),
-    sections=(Drawn(transfer, (runs.NAME,), also=networks.NAME),),
+    sections=(Drawn("transfer", transfer, (runs.NAME,), also=networks.NAME),),
 )

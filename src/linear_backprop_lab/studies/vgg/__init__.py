@@ -18,17 +18,17 @@ from .runs import FIRST_LOOK, OPEN_SETTINGS, PAPER_RATE, RECORDS, Sweeps, plan_o
 _VGG = (RECORDS,)
 
 
-def _of(*networks: tuple[str, str]) -> Callable[[Run], bool]:
-    """The runs of these pairs of activation and rule."""
-    return lambda run: (run.config["model"]["activation"], run.config["rule"]) in networks
+def _of(activation: str, *rules: str) -> Callable[[Run], bool]:
+    """The runs of an activation under one of the rules."""
+    return lambda run: run.config["model"]["activation"] == activation and run.config["rule"] in rules
 
 
-_TANH = _of(("Tanh", BACKPROP), ("Tanh", LINEAR))
+_tanh = _of("Tanh", BACKPROP, LINEAR)
 
 
 def _in_full(run: Run) -> bool:
     """At the paper's own size, or at its learning rate."""
-    return _TANH(run) and (is_at_paper_scale(run) or run.config["experiment"] == PAPER_RATE)
+    return _tanh(run) and (is_at_paper_scale(run) or run.config["experiment"] == PAPER_RATE)
 
 
 STUDY = Study(
@@ -82,13 +82,13 @@ STUDY = Study(
         ),
     ),
     sections=(
-        Drawn(first_look, (FIRST_LOOK,)),
-        Drawn(full_scale, _VGG, _in_full, also=PAPER_RATE, unfinished=True),
-        Drawn(figure2, _VGG, _TANH),
-        Drawn(figure3_left, _VGG, _of(("ReLU", BACKPROP), ("Tanh", LINEAR))),
-        Drawn(figure3_right, _VGG, _of(("ReLU", BACKPROP), ("ReLU", LINEAR))),
-        Drawn(figure4, _VGG, _TANH),
-        Drawn(open_settings, (OPEN_SETTINGS,), _TANH, also=RECORDS),
-        Drawn(paper_rate, (PAPER_RATE,)),
+        Drawn("images", first_look, (FIRST_LOOK,)),
+        Drawn("fig2-full", full_scale, _VGG, (_in_full,), also=PAPER_RATE, unfinished=True),
+        Drawn("fig2", figure2, _VGG, (_tanh,)),
+        Drawn("fig3-left", figure3_left, _VGG, (_of("ReLU", BACKPROP), _of("Tanh", LINEAR))),
+        Drawn("fig3-right", figure3_right, _VGG, (_of("ReLU", BACKPROP), _of("ReLU", LINEAR))),
+        Drawn("fig4", figure4, _VGG, (_tanh,)),
+        Drawn("open-settings", open_settings, (OPEN_SETTINGS,), (_tanh,), also=RECORDS),
+        Drawn("paper-rate", paper_rate, (PAPER_RATE,)),
     ),
 )
