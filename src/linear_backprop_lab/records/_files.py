@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,16 +15,19 @@ from ._errors import RunError
 
 SUMS = "SHA256SUMS"
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\n]+)")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a temporary file, flush it to the disk and rename it: a kill leaves the old content or the new.
 
+    Of several writers at once each has a temporary file of its own, and the last to end stays.
+
     Raises:
         RunError: The disk is full, or refuses for another reason; the old content is kept.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -70,7 +75,8 @@ def append_line(path: Path, line: str) -> None:
 
 def cannot_write(path: Path, error: OSError) -> RunError:
     """The error to raise where `path` could not be written."""
-    return RunError(f"{path} cannot be written ({error.strerror}); make room there and run again, it goes on")
+    mend = "make room there" if error.errno in _FULL else "mend that, or name another place,"
+    return RunError(f"{path} cannot be written ({error.strerror}); {mend} and run again, it goes on")
 
 
 def checksum(content: bytes) -> str:

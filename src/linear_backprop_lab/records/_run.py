@@ -138,6 +138,8 @@ class Run:
         write_whole(self.folder / SUMS, sums_of([*others, ("record.json", content)]))
         write_whole(self.folder / "record.json", content)
         self._checkpoint.unlink(missing_ok=True)
+        for cut_short in self.folder.glob(".*.tmp"):  # by a kill
+            cut_short.unlink()
 
     def fail(self, error: BaseException | str) -> None:
         """Write why this attempt ended early, for whoever looks; the next attempt removes it."""

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from linear_backprop_lab.records import Run
+from linear_backprop_lab.records import Run, write_whole
 
 from ._report import Report, ReportError
 
@@ -24,10 +24,14 @@ def check_report_path(path: Path) -> None:
     """Refuse a name no report can be written to, before anything is run for it.
 
     Raises:
-        ReportError: `path` ends neither in `.html` nor in `.md`.
+        ReportError: `path` ends neither in `.html` nor in `.md`, or is a folder.
     """
     if path.suffix not in _SUFFIXES:
         raise ReportError(f"cannot write a report to {path}: its name must end in {' or '.join(_SUFFIXES)}")
+    if path.is_dir():
+        raise ReportError(
+            f"cannot write a report to {path}: it is a folder; name a file, such as {path / 'report.html'}"
+        )
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -40,7 +44,8 @@ def write_report(report: Report, path: Path) -> None:
         path: Ends in `.html` or `.md`. Links to the records are relative to it.
 
     Raises:
-        ReportError: `path` ends otherwise.
+        ReportError: `path` ends otherwise, or is a folder.
+        RunError: A file cannot be written.
     """
     check_report_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,15 +54,16 @@ def write_report(report: Report, path: Path) -> None:
 
 def _write_html(report: Report, path: Path) -> None:
     template = _environment(autoescape=True, inline=_inline, link=_link_from(path)).get_template("template.html.j2")
-    _write(path, template.render(report=report))
+    write_whole(path, template.render(report=report).encode())
 
 
 def _write_markdown(report: Report, path: Path) -> None:
     template = _environment(autoescape=False, cell=_cell, link=_link_from(path)).get_template("template.md.j2")
     for chapter in report.chapters:
         for number, figure in enumerate(chapter.section.figures, start=1):
-            _write(path.parent / f"{chapter.section.id}-{number}.svg", _stand_alone(_titled(figure.svg, figure.title)))
-    _write(path, template.render(report=report))
+            drawing = _stand_alone(_titled(figure.svg, figure.title))
+            write_whole(path.parent / f"{chapter.section.id}-{number}.svg", drawing.encode())
+    write_whole(path, template.render(report=report).encode())
 
 
 def _environment(*, autoescape: bool, **filters: Any) -> Environment:
@@ -96,10 +102,3 @@ def _titled(svg: str, title: str) -> str:
 def _stand_alone(svg: str) -> str:
     """The drawing as a file: on white, so that it reads on dark pages too."""
     return svg.replace("<svg ", '<svg style="background: white" ', 1) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -1,11 +1,13 @@
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 from lab.made_up import image_run
 
+from linear_backprop_lab.records import RunError, write_whole
 from linear_backprop_lab.report import Chapter, Claim, Figure, Report, ReportError, Section, Table, write_report
 from linear_backprop_lab.studies import gather
 
@@ -148,6 +150,28 @@ def test_a_damaged_record_is_named_and_left_out_of_the_report(tmp_path, runs):
         write_report(found, tmp_path / name)
         text = (tmp_path / name).read_text()
         assert f"images/{runs[0].key}" in text and "metrics.jsonl" in text
+
+
+def test_several_writers_of_one_report_leave_it_whole_and_nothing_beside_it(tmp_path, report):
+    path = tmp_path / "out" / "r.html"
+    with ThreadPoolExecutor(4) as pool:
+        for written in [pool.submit(write_report, report, path) for _ in range(40)]:
+            written.result()
+    Page(path.read_text())
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_and_a_name_that_is_too_long_are_refused(tmp_path, report):
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(
+        ReportError, match=r"cannot write a report to .*folder\.html: it is a folder; name a file, such"
+    ):
+        write_report(report, tmp_path / "folder.html")
+    with pytest.raises(
+        RunError, match=r"xx\.html cannot be written \(File name too long\); mend that, or name another"
+    ):
+        write_whole(tmp_path / f"{'x' * 300}.html", b"")
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.html", "runs"}
 
 
 def test_another_ending_is_refused(tmp_path, report):
