@@ -13,7 +13,8 @@ from ._run import Run, run_in
 def damage(run: Run) -> str | None:
     """What is wrong with the files of the run, in words; None where they are whole or there are none.
 
-    A complete run is compared with its checksums; one without them, made before there were any, is read.
+    A complete run is compared with its checksums and must have the form of a record; of one without them, made before
+    there were any, its arrays are read, too.
     Of an unfinished run, everything that going on would build on is read.
     """
     if not (run.folder / "config.json").exists() and not _has_content(run):
@@ -21,8 +22,11 @@ def damage(run: Run) -> str | None:
     try:
         run_in(run.folder)
         if run.is_complete and (run.folder / SUMS).exists():
-            return damaged_by_sums(run.folder)
-        _read_everything(run)
+            if (wrong := damaged_by_sums(run.folder)) is not None:
+                return wrong
+            _read_record(run)
+        else:
+            _read_everything(run)
     except RunError as error:
         return str(error).partition(";")[0]
     return None
@@ -45,10 +49,15 @@ def _has_content(run: Run) -> bool:
     return any((run.folder / name).exists() for name in ("metrics.jsonl", "checkpoint.pt", "record.json"))
 
 
-def _read_everything(run: Run) -> None:
+def _read_record(run: Run) -> None:
     _ = run.metrics, run.failure
-    run.resume()
     if run.is_complete:
         _ = run.record, run.environment
+
+
+def _read_everything(run: Run) -> None:
+    run.resume()
+    _read_record(run)
+    if run.is_complete:
         for path in run.folder.glob("[!.]*.npz"):
             run.arrays(path.stem)

@@ -91,7 +91,10 @@ def sums_of(contents: Iterable[tuple[str, bytes]]) -> bytes:
 
 def damaged_by_sums(folder: Path) -> str | None:
     """The first file that is not what `SHA256SUMS` says, and in which way; None where all are."""
-    lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
+    try:
+        lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
+    except OSError as error:
+        return f"{SUMS} cannot be read ({error.strerror})"
     for line in lines:
         match = _LINE.fullmatch(line)
         if match is None:

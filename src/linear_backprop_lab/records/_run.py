@@ -157,7 +157,9 @@ class Run:
     @property
     def failure(self) -> str | None:
         """Why the last attempt ended early, in a line; None where none did."""
-        return self._read_json("failure.json")["error"] if (self.folder / "failure.json").exists() else None
+        if not (self.folder / "failure.json").exists():
+            return None
+        return str(self._read_json("failure.json").get("error", "it was not recorded why"))
 
     @property
     def record(self) -> dict[str, Any]:
@@ -177,8 +179,8 @@ class Run:
         try:
             text = self._metrics.read_text()
             whole = text[: text.rfind("\n") + 1]
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+            return [_mapping(line) for line in whole.splitlines()]
+        except (OSError, ValueError) as error:
             raise RunError(f"{self._metrics} is damaged ({error}); {AGAIN}") from error
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -205,13 +207,25 @@ class Run:
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            return json.loads(path.read_text())
+            return _mapping(path.read_text())
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read ({error}); {AGAIN}") from error
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Raises:
+        ValueError: It is no JSON, or another value.
+    """
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, not an object with names")
+    return value
 
 
 def run_in(folder: Path) -> Run:
@@ -222,7 +236,7 @@ def run_in(folder: Path) -> Run:
     """
     config = folder / "config.json"
     try:
-        run = Run(folder.parents[1], json.loads(config.read_text()))
+        run = Run(folder.parents[1], _mapping(config.read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{config} cannot be read ({error}); {AGAIN}") from error
     if run.folder != folder:

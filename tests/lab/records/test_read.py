@@ -4,7 +4,8 @@ import shutil
 import pytest
 from lab.made_up import image_run, unfinished
 
-from linear_backprop_lab.records import read
+from linear_backprop_lab.records import listing, read
+from linear_backprop_lab.records._files import sums_of
 
 CURVE = [(2.3, 0.1), (2.2, 0.2)]
 
@@ -41,6 +42,30 @@ def test_a_changed_record_is_named_and_left_out(tmp_path, runs, name):
     assert [run.folder for run in found.complete] == [runs[1].folder]
     ((folder, wrong),) = found.left_out
     assert folder == runs[0].folder and (name in wrong)
+
+
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "record.json", "environment.json"])
+def test_a_record_of_another_form_is_named_and_left_out(tmp_path, runs, name, sums):
+    folder = runs[0].folder
+    (folder / name).write_text("[1, 2]\n")
+    (folder / "SHA256SUMS").unlink()
+    if sums:
+        contents = [(path.name, path.read_bytes()) for path in folder.iterdir()]
+        (folder / "SHA256SUMS").write_bytes(sums_of(contents))
+    ((left_out, wrong),) = read(tmp_path).left_out
+    assert left_out == folder and name in wrong and "it holds a list, not an object with names" in wrong
+    assert [run.state for run in listing(tmp_path) if run.folder == folder] == ["broken"]
+
+
+def test_an_environment_that_is_missing_and_checksums_that_are_a_folder_are_named(tmp_path, runs):
+    (runs[0].folder / "environment.json").unlink()
+    for run in runs:
+        (run.folder / "SHA256SUMS").unlink()
+    (runs[1].folder / "SHA256SUMS").mkdir()
+    found = {folder: wrong for folder, wrong in read(tmp_path).left_out}
+    assert "environment.json cannot be read" in found[runs[0].folder]
+    assert found[runs[1].folder] == "SHA256SUMS cannot be read (Is a directory)"
 
 
 def test_what_was_set_aside_or_not_begun_is_no_record(tmp_path, runs):
