@@ -79,19 +79,25 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def _expanded(path: Path | None) -> Path | None:
+    """With the home folder for `~`, which shells leave alone after `=`."""
+    return None if path is None else path.expanduser()
+
+
 _EXPERIMENTS = "\n\n".join(
     f"[bold]{', '.join((experiment.name, *experiment.views))}[/]  {experiment.summary}" for experiment in EXPERIMENTS
 )
 
 _VIEWS = f"\nParts by name: {', '.join(view for experiment in EXPERIMENTS for view in experiment.views)}"
 
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder the records lie in.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder the records lie in.", callback=_expanded)]
 Report = Annotated[
     Path,
     typer.Option(
         "--report",
         metavar="FILE",
         help="The report: one page (.html), or Markdown with its figures beside it (.md).",
+        callback=_expanded,
     ),
 ]
 
@@ -150,7 +156,11 @@ def reproduce(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="CIFAR-10's binary files: the folder cifar-10-batches-bin, or its parent."),
+        typer.Option(
+            metavar="DIR",
+            help="CIFAR-10's binary files: the folder cifar-10-batches-bin, or its parent.",
+            callback=_expanded,
+        ),
     ] = None,
     runs: Runs = Path("runs"),
     report: Report = Path("runs/report.html"),
@@ -194,7 +204,7 @@ def reproduce(
         chosen_engine = choose_engine(engine, workers, address, gpus_per_run)
         wanted = [Only.parse(setting) for setting in only or ()]
     if data is not None:
-        cifar10_folder(data.expanduser())
+        cifar10_folder(data)
     require_writable(runs, "--runs")
     require_writable(report.parent, "--report")
     settings = (chosen, Place(runs.resolve(), data, not offline and _can_download(chosen, data)), scale)

@@ -118,6 +118,14 @@ def test_report_and_list_merge_folders_copied_from_elsewhere(linear_backprop, tm
     assert all(run.key in (tmp_path / "REPORT.md").read_text() for run in read(tmp_path / "here").complete)
 
 
+def test_the_home_folder_may_be_a_tilde(linear_backprop, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    image_run(tmp_path / "runs", "Linear()", [(2.3, 0.1)])
+    code, _ = linear_backprop("report", "--runs=~/runs", "--report=~/REPORT.md")
+    assert code == 0 and (tmp_path / "REPORT.md").is_file() and not (tmp_path / "~").exists()
+
+
 def test_report_is_drawn_from_records_alone(linear_backprop, tmp_path):
     for rule in ("Exact()", "Linear()"):
         image_run(tmp_path / "runs", rule, [(2.3, 0.1), (2.2, 0.2)])
