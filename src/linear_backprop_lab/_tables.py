@@ -55,9 +55,16 @@ def alignment_table(alignment: Alignment) -> Group:
     """The cosine with Backprop's gradient, a parameter a row."""
     table = _table("gradient of", "cosine with Backprop's")
     for name, cosine in alignment.by_parameter.items():
-        table.add_row(name, "no gradient" if math.isnan(cosine) else f"{cosine:+.3f}")
+        table.add_row(escape(name), f"{cosine:+.3f}" if math.isfinite(cosine) else _why_none(*alignment.norms[name]))
     table.add_row("all parameters", f"{alignment.cosine:+.3f}", style="bold")
     return Group(table, f"length of the whole gradient: {alignment.norm_ratio:.3g} times Backprop's")
+
+
+def _why_none(of_rule: float, of_backprop: float) -> str:
+    """The reason there is no cosine, from the lengths of both gradients."""
+    if of_rule and of_backprop:
+        return "not finite"
+    return "zero under Backprop" if of_rule else "zero under the rule" if of_backprop else "no gradient"
 
 
 def _table(*columns: str) -> Table:
