@@ -49,6 +49,10 @@ def own_model(target: str, input_shape: tuple[int, ...], seed: int = 0) -> OwnMo
         model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, torch.randn(input_shape))
     if not isinstance(model, nn.Module):
         raise OwnModelError(f"{target} gives {type(model).__name__}, not an nn.Module; {_FORM}")
+    if not isinstance(inputs, Tensor | tuple | list):
+        raise OwnModelError(
+            f"{target} gives a model and {type(inputs).__name__}; give its input, a tensor, or a tuple of arguments"
+        )
     return OwnModel(model, (inputs,) if isinstance(inputs, Tensor) else tuple(inputs))
 
 
