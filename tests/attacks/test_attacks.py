@@ -248,10 +248,24 @@ def test_mixed_precision():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_images_keep_their_precision(dtype: torch.dtype):
+@pytest.mark.parametrize("random_start", [False, True])
+def test_coarse_images_are_changed_by_eps_and_never_by_more(dtype: torch.dtype, random_start: bool):
+    """Steps of a quarter of what bfloat16 tells apart near 1 add up, and rounding does not lead beyond eps."""
     x, y = images(dtype=dtype)
-    got = IterativeFGSM(vgg().to(dtype), momentum=1.0)(x, y)
-    assert got.dtype == dtype and got.min() >= 0 and got.max() <= 1
+    for eps in (EPS, 4 / 255, 0.1):
+        got = IterativeFGSM(vgg().to(dtype), eps, 1 / 1024, 150, momentum=1.0, random_start=random_start)(x, y)
+        change = (got.double() - x.double()).abs()
+        assert got.dtype == dtype and got.min() >= 0 and got.max() <= 1 and change.max() <= eps
+        free = (got > 0) & (got < 1) & (x > 0.5)
+        assert (change[free] > eps / 2).double().mean() > 0.7
+
+
+def test_a_large_gradient_is_a_finite_one():
+    """Its sum is infinite in float32."""
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).double().eval(), images(size=2)
+    model[1].weight.data *= 1e39
+    torch.testing.assert_close(IterativeFGSM(model, EPS, ALPHA, 4)(x, y), by_hand(model, x, y))
 
 
 def test_momentum_in_float16_is_that_of_float32():

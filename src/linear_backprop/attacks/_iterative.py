@@ -104,7 +104,8 @@ class IterativeFGSM:
             labels: (N,), integers: the images' classes, or the targets.
 
         Returns:
-            A tensor of the shape, dtype and device of `images`, in [0, 1].
+            A tensor of the shape, dtype and device of `images`, in [0, 1]. Steps are added up in float32 at least, and
+            the sum is rounded to the dtype of `images` without leaving eps.
         """
         require_eval_mode(self.model)
         with torch.inference_mode(False), torch.enable_grad():
@@ -112,24 +113,25 @@ class IterativeFGSM:
             labels = require_labels(labels, images)
             if not len(images):
                 return images
-            low, high = (images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1)
-            adversarial = self._start(images).clamp(low, high)
-            summed = torch.zeros_like(images, dtype=torch.promote_types(images.dtype, torch.float32))
-            total = torch.zeros((), device=images.device)  # of all gradients: finite where they are
+            exact = _in_float32_at_least(images)  # a step is less than what bfloat16 tells apart
+            low, high = (exact - self.eps).clamp(min=0), (exact + self.eps).clamp(max=1)
+            adversarial = self._start(exact).clamp(low, high)
+            summed, finite = torch.zeros_like(exact), torch.ones((), dtype=torch.bool, device=images.device)
             with self._converted():
                 for number in range(self.steps):
-                    direction = gradient(self.model, adversarial, labels, check_labels=number == 0)
-                    total = total + direction.sum(dtype=torch.float32)
+                    given = adversarial.to(images.dtype)
+                    direction = gradient(self.model, given, labels, check_labels=number == 0)
+                    finite = finite & direction.isfinite().all()
                     if self.momentum:
                         direction = summed = self.momentum * summed + _at_unit_length(direction)
                     step = -self.alpha if self.targeted else self.alpha
-                    adversarial = (adversarial + step * direction.sign().to(images.dtype)).clamp(low, high)
-        if not total.isfinite():
+                    adversarial = (adversarial + step * direction.sign().to(exact.dtype)).clamp(low, high)
+        if not finite:
             raise LinearBackpropError(
                 "the gradient of the loss is not finite for some images: nor is the model's output, or its backward "
                 f"pass under {', '.join(repr(each.rule) for each in self._conversions) or 'no rule'}"
             )
-        return adversarial
+        return _rounded_towards(images, adversarial, self.eps)
 
     def __repr__(self) -> str:
         rules = ", ".join(repr(each.rule) for each in self._conversions)
@@ -171,10 +173,23 @@ def gradient(model: nn.Module, images: Tensor, labels: Tensor, *, check_labels: 
     return of_images
 
 
+def _in_float32_at_least(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _rounded_towards(images: Tensor, adversarial: Tensor, eps: float) -> Tensor:
+    """The adversarial images in the images' dtype; where the nearest number lies beyond eps, the one before it."""
+    if adversarial.dtype == images.dtype:
+        return adversarial
+    rounded = adversarial.to(images.dtype)
+    beyond = (rounded.double() - images.double()).abs() > eps
+    return torch.where(beyond, torch.nextafter(rounded, images), rounded)
+
+
 def _at_unit_length(gradients: Tensor) -> Tensor:
     """Each image's gradient over its mean absolute value, which is its 1-norm but for a factor; 0 where it is 0."""
     # In float32 at least: one pixel's may be as large as the number of pixels, more than float16 holds.
-    flat = gradients.flatten(1).to(torch.promote_types(gradients.dtype, torch.float32))
+    flat = _in_float32_at_least(gradients.flatten(1))
     largest = flat.abs().amax(1, keepdim=True)
     scaled = flat / torch.where(largest == 0, 1.0, largest)
     mean = scaled.abs().mean(1, keepdim=True)
