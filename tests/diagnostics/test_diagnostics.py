@@ -69,6 +69,35 @@ def test_a_conversion_does_not_count_for_alignment():
     assert gradient_alignment(model, lb.Linear(), x) == expected
 
 
+class Squares(lb.LayerRule):
+    """A layer's rule of one's own, which the library's own rules do not keep out."""
+
+    formula, source, modules = "2 g a", "none", ()
+    arguments = {torch.mm: {"input": None, "mat2": None}}  # noqa: RUF012
+
+    def linear_map(self, call, constants):
+        return torch.mm(call.input, call.args[1]) * 2
+
+
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.Deconvolution(), lb.Exact()], ids=repr)
+@pytest.mark.parametrize("layers", [(), lb.LINEAR_LAYERS, (Squares(),)])
+def test_the_blocks_around_do_not_count(rule, layers):
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Unflatten(1, (1, 4)), nn.MaxPool1d(2), nn.Flatten())
+    model, x = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double(), torch.randn(4, 3).double()
+
+    def loss_fn(y: Tensor) -> Tensor:
+        return torch.mm(torch.tanh(y), y.T.detach()).sum()
+
+    aligned = gradient_alignment(model, lb.Linear(), x, loss_fn)
+    of_pooled = gradient_alignment(pooled, lb.Linear(), x.float())
+    with lb.backward_rule(rule, layers):
+        assert gradient_alignment(model, lb.Linear(), x, loss_fn) == aligned
+        assert gradient_alignment(pooled, lb.Linear(), x.float()) == of_pooled
+        assert collapse_error(model, x, loss_fn) < 1e-12
+    assert aligned.cosine < 0.999
+
+
 class WritesIntoItsInput(nn.Module):
     def __init__(self):
         super().__init__()

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._conversion.block import RuleMode
 from .._errors import LinearBackpropError, described
+from .._torch.modes import without
 from ._inputs import arguments_of
 
 LossFn = Callable[[Any], Tensor]
@@ -17,6 +19,8 @@ LossFn = Callable[[Any], Tensor]
 
 def gradients_of(model: nn.Module, inputs: Tensor | tuple[Any, ...], loss_fn: LossFn | None) -> dict[str, Tensor]:
     """The gradient of every parameter that requires grad, zero where it has none; random numbers are given back.
+
+    The blocks around do not count: what is compared is what the model itself follows.
 
     Args:
         model: The model.
@@ -33,7 +37,7 @@ def gradients_of(model: nn.Module, inputs: Tensor | tuple[Any, ...], loss_fn: Lo
     if not named:
         raise LinearBackpropError("the model has no parameter that requires grad; there is no gradient to compare")
     devices = {parameter.device for parameter in named.values() if parameter.is_cuda}
-    with torch.random.fork_rng(list(devices)), torch.enable_grad():
+    with torch.random.fork_rng(list(devices)), torch.enable_grad(), without(RuleMode):
         loss = (loss_fn or _half_mean_square)(model(*arguments))
         _require_scalar(loss)
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
