@@ -1,5 +1,6 @@
 """Diagnostics against values worked out by hand."""
 
+import copy
 import gc
 import math
 import weakref
@@ -96,6 +97,32 @@ def test_the_blocks_around_do_not_count(rule, layers):
         assert gradient_alignment(pooled, lb.Linear(), x.float()) == of_pooled
         assert collapse_error(model, x, loss_fn) < 1e-12
     assert aligned.cosine < 0.999
+
+
+class Keeping(nn.Module):
+    """A model that keeps what it computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.below, self.kept = nn.Linear(3, 2), None
+
+    def forward(self, x):
+        self.kept = torch.tanh(self.below(x))
+        return self.kept
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "make", [Keeping, lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 2)), nn.Tanh())], ids=["kept", "weight"]
+)
+def test_a_model_that_holds_a_graph_is_compared(make):
+    model, x = make().double(), torch.randn(4, 3, dtype=torch.float64)
+    expected = gradient_alignment(copy.deepcopy(model), lb.Linear(), x) if make is Keeping else None
+    kept = model(x)
+    got = gradient_alignment(model, lb.Linear(), x)
+    assert expected in (None, got) and got.cosine < 0.9999
+    assert collapse_error(model, x) < 1e-12
+    assert kept.grad_fn is not None
 
 
 class WritesIntoItsInput(nn.Module):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .._conversion.convert import convert
-from .._conversion.patch import plain_copy
 from .._conversion.where import Where
 from .._errors import require_module
 from .._rules.rule import BackwardRule
+from ._copy import copy_without_graphs
 from ._gradients import LossFn, gradients_of
 
 
@@ -46,7 +46,7 @@ def gradient_alignment(
     The model is left as it was: both gradients are taken on copies, with the same random numbers.
 
     Args:
-        model: The model; a conversion that it is under does not count.
+        model: The model; a conversion that it is under does not count, nor a block around.
         rule: The rule to compare.
         inputs: The model's argument, or a tuple of its arguments.
         loss_fn: From the model's output to a scalar; by default the mean of its squares, halved.
@@ -58,9 +58,9 @@ def gradient_alignment(
         ConversionError: As in `convert`.
     """
     require_module(model, "gradient_alignment", "a module that calls it")
-    ruled = plain_copy(model)
+    ruled = copy_without_graphs(model)
     convert(ruled, rule, where)
-    true = gradients_of(plain_copy(model), inputs, loss_fn)
+    true = gradients_of(copy_without_graphs(model), inputs, loss_fn)
     own = gradients_of(ruled, inputs, loss_fn)
     u, v = _flat(own), _flat(true)
     return Alignment(

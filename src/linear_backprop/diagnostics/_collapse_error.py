@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from .._collapse.collapse import collapse
 from .._collapse.engine import CollapsibleRule
 from .._conversion.convert import convert
-from .._conversion.patch import plain_copy
 from .._conversion.where import Where
 from .._rules.elementwise import Linear
 from .._rules.rule import LayerRule
+from ._copy import copy_without_graphs
 from ._gradients import LossFn, gradients_of
 
 
@@ -37,7 +37,7 @@ def collapse_error(
     the same random numbers, and the collapsed pass is taken however small the batch is.
 
     Args:
-        model: The model; a conversion that it is under does not count.
+        model: The model; a conversion that it is under does not count, nor a block around.
         inputs: The model's argument, or a tuple of its arguments.
         loss_fn: From the model's output to a scalar; by default the mean of its squares, halved.
         rule: As in `collapse`.
@@ -51,8 +51,8 @@ def collapse_error(
         ConversionError: As in `convert`.
     """
     layers = tuple(layers)
-    got = gradients_of(collapse(plain_copy(model), rule, where, layers, always=True), inputs, loss_fn)
-    ordinary = plain_copy(model)
+    got = gradients_of(collapse(copy_without_graphs(model), rule, where, layers, always=True), inputs, loss_fn)
+    ordinary = copy_without_graphs(model)
     convert(ordinary, rule, where, layers)
     expected = gradients_of(ordinary, inputs, loss_fn)
     largest = max(map(_largest, expected.values()))
