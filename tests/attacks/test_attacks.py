@@ -420,6 +420,23 @@ def test_models_that_cannot_be_attacked_are_refused():
             IterativeFGSM(Other(output).eval())(x, y)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_exported_model_is_in_the_mode_in_which_it_was_exported(wrapped: bool):
+    model, (x, y) = vgg(), images()
+    model.classifier = nn.Sequential(nn.Dropout(), model.classifier)
+    expected = IterativeFGSM(model.eval())(x, y)
+    for training in (False, True):
+        exported = torch.export.export(model.train(training), (x,)).module()
+        if wrapped:  # eval() is not the wrapper's, either
+            exported = nn.Sequential(exported)
+            exported.training = False
+        if training:
+            with pytest.raises(lb.LinearBackpropError, match=r"in training mode, .* before an export"):
+                IterativeFGSM(exported)(x, y)
+        else:
+            torch.testing.assert_close(IterativeFGSM(exported)(x, y), expected)
+
+
 def test_they_print_what_they_do():
     assert repr(IterativeFGSM(vgg())) == "<IterativeFGSM: eps=0.03137, alpha=0.007843, steps=10, momentum=0>"
     assert repr(LinBP(vgg(), after="features.3")).endswith("momentum=0, Linear()>")

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules import module as of_all_modules
 
 # The classes that PyTorch's own normalizations by batch, and its dropouts, share.
@@ -62,3 +63,28 @@ def modules_are_watched() -> bool:
 def replica_of(module: nn.Module) -> nn.Module:
     """What `nn.DataParallel` puts on another device in the module's place, still without tensors."""
     return type(module)._replicate_for_data_parallel(module)  # pyright: ignore
+
+
+def modules_that_train(model: nn.Module, path: str = "") -> Iterator[str]:
+    """The paths of the modules that are in training mode, "" being the model's own.
+
+    A model that `torch.export` made says that it is, for good, and refuses `eval()`: what counts is the mode in which
+    it was exported, and its calls have that as an argument.
+    """
+    if isinstance(model, fx.GraphModule) and "train" in vars(model):
+        trains, below = any(map(_is_call_in_training, model.graph.nodes)), ()
+    else:
+        trains, below = model.training, model.named_children()
+    if trains:
+        yield path
+    for name, module in below:
+        yield from modules_that_train(module, f"{path}.{name}" if path else name)
+
+
+def _is_call_in_training(node: fx.Node) -> bool:
+    """True for a call of a kernel that has `train=True`, or another name that PyTorch's kernels have for it."""
+    schema: Any = getattr(node.target, "_schema", None)
+    if schema is None:
+        return False
+    given = {**dict(zip((each.name for each in schema.arguments), node.args, strict=False)), **node.kwargs}
+    return any(given.get(name) is True for name in ("train", "training", "use_input_stats"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import LinearBackpropError, described
+from .._torch.modules import modules_that_train
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -33,11 +34,11 @@ def require_settings(eps: float, alpha: float, steps: int, momentum: float) -> N
 
 def require_eval_mode(model: nn.Module) -> None:
     """Refuse a model whose statistics the attack would change, and whose gradient would be drawn at random."""
-    training = next((path for path, module in model.named_modules() if module.training), None)
+    training = next(modules_that_train(model), None)
     if training is not None:
         raise LinearBackpropError(
             f"{f'module {training!r} of the model' if training else 'the model'} is in training mode, in which batch "
-            f"statistics change and units are dropped; call model.eval() first"
+            f"statistics change and units are dropped; call model.eval() first, before an export"
         )
 
 
