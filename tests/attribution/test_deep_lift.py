@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import linear_backprop as lb
-from linear_backprop.attribution import DeepLift
+from linear_backprop.attribution import DeepLift, GuidedBackprop
 
 by_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -212,6 +212,56 @@ def test_nor_do_attributions_that_are_not_finite(bent):
 
     with pytest.warns(UserWarning, match="sums are not finite: an input, an output or a slope"):
         DeepLift(Net()).attribute(torch.ones(2, 3), target=0)
+
+
+BY_THE_BATCH = {
+    "scale": lambda x, each: x.tanh() / x.detach().amax(),
+    "branch": lambda x, each: x.tanh() * (1.0 if x.sum() > 20 else 3.0),
+    "argument": lambda x, each: x.tanh() * each.sum(),
+}
+
+
+@pytest.mark.parametrize("name", BY_THE_BATCH)
+@pytest.mark.parametrize("returned", [True, False])
+def test_samples_that_depend_on_each_other_are_told_of_and_delta_is_that_of_the_model(name: str, returned: bool):
+    class Net(nn.Module):
+        def forward(self, x: Tensor, each: Tensor) -> Tensor:
+            return BY_THE_BATCH[name](x, each).sum(1)
+
+    x, x0, each = torch.arange(12.0).double().reshape(3, 4) / 12, torch.full((3, 4), 2.0).double(), torch.ones(3)
+    with pytest.warns(UserWarning, match="sample depends on the rest of the batch, or on chance, by up to"):
+        got = DeepLift(Net()).attribute(x, x0, None, each, return_convergence_delta=returned)
+    if returned:
+        attributions, delta = got
+        expected = attributions.sum(1) - (Net()(x, each) - Net()(x0, each))
+        torch.testing.assert_close(delta, expected, rtol=0, atol=1e-12)
+        assert delta.abs().max() > 1e-2
+
+
+class Profiled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.profiler.record_function("forward"):
+            return torch.tanh(x)
+
+
+SUMS_ARE_RIGHT = {
+    "profiled": Profiled,
+    "parallel": lambda: nn.DataParallel(Profiled()),
+    "constant statistics": lambda: nn.Sequential(
+        nn.Unflatten(1, (4, 1)), nn.InstanceNorm1d(4, track_running_stats=True), nn.Flatten(), nn.Tanh()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUMS_ARE_RIGHT)
+def test_right_sums_pass_without_a_word(name: str):
+    model, x = SUMS_ARE_RIGHT[name]().eval(), torch.randn(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, delta = DeepLift(model).attribute(x, target=0, return_convergence_delta=True)
+        if name != "constant statistics":
+            GuidedBackprop(model).attribute(x, target=0)
+    assert delta.abs().max() < 1e-5
 
 
 def test_a_time_first_model_does_not_pass_in_silence():

@@ -46,7 +46,7 @@ def is_custom_operator(function: Any) -> bool:
         name = function.namespace
     else:
         return False
-    return not name.startswith(("_", "c10d", "fsdp", "symm_mem", "aten", "prim"))
+    return not name.startswith(("_", "c10d", "fsdp", "symm_mem", "aten", "prim", "profiler"))
 
 
 def is_of_pytorch(function: Any) -> bool:

@@ -28,7 +28,9 @@ class DeepLift:
     non-linearities are elementwise or max pooling, in whatever form they are called. Put the model in eval mode.
 
     Where something else keeps its own gradient (softmax, normalization by the sample, products of activations) the sum
-    is off, and a warning says by how much and names what is known by name. Source: Shrikumar et al. (2017).
+    is off, and a warning says by how much and names what is known by name. Inputs and baselines run as one batch, so
+    another warning tells of a model in which samples depend on each other: the first call, and every one that returns
+    delta, runs the model on each by itself, too. Source: Shrikumar et al. (2017).
 
     Args:
         model: Any module whose first dimension is the batch; left as it is, gradients included.
@@ -50,7 +52,7 @@ class DeepLift:
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
         self.multiplies_by_inputs = multiply_by_inputs
         self._pass = RuledPass(model, Rescale(eps), (RescaledMaximum(eps),))
-        self._warned = False
+        self._warned = self._compared = False
 
     @torch.inference_mode(False)
     def attribute(
@@ -74,7 +76,7 @@ class DeepLift:
 
         Returns:
             The attributions in the structure of the inputs; and delta = sum of multiplier * (input - baseline) -
-            (F(input) - F(baseline)), shape (N,).
+            (F(input) - F(baseline)), shape (N,), F being the model without rules, run on either alone.
 
         Raises:
             LinearBackpropError: An argument does not fit, or the batch is not first everywhere in the model.
@@ -83,31 +85,42 @@ class DeepLift:
         samples = len(given[0])
         targets = targets_of(target, samples)
         leaves = leaves_of(tuple(torch.cat(pair) for pair in zip(given, baselines_of(given, baselines), strict=True)))
-        arguments = doubled(further(additional_forward_args), samples)
-        chosen = self._pass.outputs(leaves, arguments, targets and targets * 2)
+        arguments = further(additional_forward_args)
+        chosen = self._pass.outputs(leaves, doubled(arguments, samples), targets and targets * 2)
         multipliers = tuple(each[:samples] for each in gradients(chosen, leaves, explained=samples))
         with torch.no_grad():
             contributions = tuple(m * (x[:samples] - x[samples:]) for m, x in zip(multipliers, leaves, strict=True))
-            delta = _sums(contributions) - (chosen[:samples] - chosen[samples:])
-            self._warn_once(delta, chosen, contributions)
+            apart = chosen
+            if return_convergence_delta or not self._compared:
+                halves = tuple(x[:samples] for x in leaves), tuple(x[samples:] for x in leaves)
+                apart = torch.cat([self._pass.outputs_without_rules(half, arguments, targets) for half in halves])
+                self._compared = True
+            delta = _sums(contributions) - (apart[:samples] - apart[samples:])
+            self._warn_once(delta, chosen, apart, contributions)
         attributions = like(inputs, contributions if self.multiplies_by_inputs else multipliers)
         return (attributions, delta) if return_convergence_delta else attributions
 
-    def _warn_once(self, delta: Tensor, chosen: Tensor, contributions: tuple[Tensor, ...]) -> None:
+    def _warn_once(self, delta: Tensor, chosen: Tensor, apart: Tensor, contributions: tuple[Tensor, ...]) -> None:
         """Say by how much the sums are off, and what may be why, where rounding is not."""
         if self._warned or not len(delta):
             return
-        left, off = self._pass.left_alone(), delta.abs().max().item()
+        off, between = delta.abs().max().item(), (chosen - apart).abs().max().item()
         size = max(chosen.abs().max().item(), *(x.abs().sum().item() / len(delta) for x in contributions))
         by_rounding = torch.finfo(delta.dtype).eps ** 0.5 * size
-        if not left and off <= by_rounding < math.inf:
+        if off <= by_rounding < math.inf and between <= by_rounding:
             return
         self._warned = True
-        if math.isfinite(off):
-            why = ", ".join(left) or _UNNAMED
-            message = f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}"
-        else:
+        if not math.isfinite(off):
             message = "the attributions' sums are not finite: an input, an output or a slope between them is not"
+        elif between > by_rounding:
+            message = (
+                f"the output of a sample depends on the rest of the batch, or on chance, by up to {between:.2g}, and "
+                f"inputs and baselines run as one batch: the attributions' sums are off by up to {off:.2g}; let the "
+                f"model treat each sample by itself"
+            )
+        else:
+            why = ", ".join(self._pass.left_alone()) or _UNNAMED
+            message = f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}"
         warnings.warn(message, stacklevel=4)  # its caller's, by way of `attribute` and its decorator
 
 

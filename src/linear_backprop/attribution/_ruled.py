@@ -54,6 +54,13 @@ class RuledPass:
         with torch.enable_grad():
             return selected(outputs, targets, len(inputs[0]))
 
+    def outputs_without_rules(
+        self, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], targets: list[tuple[int, ...]] | None
+    ) -> Tensor:
+        """The same outputs of the model as it is, without a graph."""
+        with torch.no_grad():
+            return selected(self.model(*(x.clone() for x in inputs), *arguments), targets, len(inputs[0]))
+
     def left_alone(self) -> list[str]:
         """What the model called, or holds, that kept its own gradient, each with the reason."""
         found = dict(self._scripted)
