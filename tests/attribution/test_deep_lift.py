@@ -188,7 +188,7 @@ class Attending(nn.Module):
         ("softmax", r"sums are off by up to .*: softmax \(normalizes over a dimension"),
         ("layer_norm", r"layer_norm \(its statistics are of the sample"),
         ("glu", r"glu \(multiplies one half"),
-        ("product", "a product of activations, one written out in arithmetic"),
+        ("product", "a product of activations, .*, an activation written out in arithmetic"),
         ("gru", r"gru \(a fused recurrent kernel: its activations cannot be reached"),
     ],
 )
@@ -262,6 +262,25 @@ def test_right_sums_pass_without_a_word(name: str):
         if name != "constant statistics":
             GuidedBackprop(model).attribute(x, target=0)
     assert delta.abs().max() < 1e-5
+
+
+MAXIMA = {
+    "amax": lambda h: h.amax(2),
+    "max": lambda h: h.max(-1)[0],
+    "maximum": lambda h: torch.maximum(h, -h).sum(2),
+    "beside softmax": lambda h: h.softmax(1).amax(2),
+}
+
+
+@pytest.mark.parametrize("name", MAXIMA)
+def test_maxima_that_are_no_pooling_are_among_what_the_warning_names(name: str):
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return MAXIMA[name](x)
+
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="what may have kept its own gradient: .*a maximum by amax, max or maximum"):
+        DeepLift(Net()).attribute(torch.randn(3, 4, 6), torch.randn(3, 4, 6), target=1)
 
 
 def test_a_time_first_model_does_not_pass_in_silence():

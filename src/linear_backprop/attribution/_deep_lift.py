@@ -15,8 +15,9 @@ from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doub
 from ._ruled import RuledPass, gradients, leaves_of
 
 _UNNAMED = (
-    "a product of activations, one written out in arithmetic, in TorchScript, in a Function of its own or with a rule "
-    "of its own, a batch that is not the first dimension, or a model in training mode"
+    "a product of activations, a maximum by amax, max or maximum, an activation written out in arithmetic, in "
+    "TorchScript, in a Function of its own or with a rule of its own, a batch that is not the first dimension, or a "
+    "model in training mode"
 )
 
 
@@ -25,7 +26,8 @@ class DeepLift:
 
     attribution = multiplier * (input - baseline), where the multiplier is the gradient under `Rescale` and, for max
     pooling, `RescaledMaximum`. The attributions of a sample sum to F(input) - F(baseline) on every model whose
-    non-linearities are elementwise or max pooling, in whatever form they are called. Put the model in eval mode.
+    non-linearities are elementwise or `max_pool` and `adaptive_max_pool`, in whatever form they are called. A maximum
+    by `amax`, `max` or `maximum` keeps its own gradient. Put the model in eval mode.
 
     Where something else keeps its own gradient (softmax, normalization by the sample, products of activations) the sum
     is off, and a warning says by how much and names what is known by name. Inputs and baselines run as one batch, so
@@ -119,7 +121,7 @@ class DeepLift:
                 f"model treat each sample by itself"
             )
         else:
-            why = ", ".join(self._pass.left_alone()) or _UNNAMED
+            why = ", ".join([*self._pass.left_alone(), _UNNAMED])
             message = f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}"
         warnings.warn(message, stacklevel=4)  # its caller's, by way of `attribute` and its decorator
 
