@@ -189,6 +189,31 @@ def test_in_inference_mode_it_is_the_same(method):
     assert torch.equal(got, method(model).attribute(x, target=1)) and not got.is_inference()
 
 
+TRAINING = {
+    "statistics": lambda: nn.BatchNorm1d(4),
+    "dropout": lambda: nn.Dropout(0.5),
+    "leaks": lambda: nn.RReLU(),
+    "inner": lambda: nn.Sequential(nn.Dropout(0.1), nn.ReLU()),
+}
+
+
+@METHODS
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_model_in_training_mode_is_told_of_once_where_it_differs(method, name: str):
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), TRAINING[name]()), torch.randn(6, 4)
+    explainer = method(model)
+    with warnings.catch_warnings(record=True) as caught:  # DeepLIFT's sums are off, too
+        warnings.simplefilter("always")
+        explainer.attribute(x, target=1)
+        explainer.attribute(x, target=1)
+    ours = [each for each in caught if "' of the model is in training mode: " in str(each.message)]
+    assert len(ours) == 1 and ours[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method(model.eval()).attribute(x, target=1)
+        method(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.0))).attribute(x, target=1)
+
+
 @METHODS
 def test_an_empty_batch_has_no_attributions(method):
     assert method(nn.Sequential(nn.Linear(4, 5), nn.ReLU())).attribute(torch.randn(0, 4), target=1).shape == (0, 4)

@@ -88,3 +88,11 @@ def _is_call_in_training(node: fx.Node) -> bool:
         return False
     given = {**dict(zip((each.name for each in schema.arguments), node.args, strict=False)), **node.kwargs}
     return any(given.get(name) is True for name in ("train", "training", "use_input_stats"))
+
+
+def differs_in_training(module: nn.Module) -> bool:
+    """True for a module of PyTorch's in training mode that counts the batch or draws at random."""
+    if isinstance(module, RUNNING_NORM):
+        return module.training and (isinstance(module, BATCH_NORM) or module.track_running_stats is True)
+    drops: Any = getattr(module, "p" if isinstance(module, DROPOUT) else "dropout", None)
+    return module.training and (isinstance(module, nn.RReLU) or (isinstance(drops, float | int) and drops > 0))

@@ -35,7 +35,8 @@ class DeepLift:
     delta, runs the model on each by itself, too. Source: Shrikumar et al. (2017).
 
     Args:
-        model: Any module whose first dimension is the batch; left as it is, gradients included.
+        model: Any module whose first dimension is the batch, in eval mode, which a warning asks for where it matters;
+            left as it is, gradients included.
         multiply_by_inputs: False for the multipliers alone.
         eps: As in `Rescale` and `RescaledMaximum`; as small as captum's, because networks may have small activations.
 

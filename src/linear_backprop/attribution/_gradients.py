@@ -52,7 +52,7 @@ class GuidedBackprop(_GradientUnderARule):
     captum's is for `nn.ReLU` modules alone; on these the numbers are the same. Source: Springenberg et al. (2015).
 
     Args:
-        model: Any module, in eval mode; left as it is, gradients included.
+        model: Any module, in eval mode, which a warning asks for where it matters; left as it is, gradients included.
 
     Raises:
         LinearBackpropError: `model` is no module.
@@ -72,7 +72,7 @@ class Deconvolution(_GradientUnderARule):
     captum's is for `nn.ReLU` modules alone; on these the numbers are the same. Source: Zeiler and Fergus (2014).
 
     Args:
-        model: Any module, in eval mode; left as it is, gradients included.
+        model: Any module, in eval mode, which a warning asks for where it matters; left as it is, gradients included.
 
     Raises:
         LinearBackpropError: `model` is no module.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from .._conversion.report import NOT_RECORDED
 from .._errors import LinearBackpropError
 from .._rules.rule import BackwardRule, LayerRule
 from .._torch.functions import Function
+from .._torch.modules import differs_in_training
 from .._torch.recording import is_recorded
 from ._arguments import selected
 
@@ -39,6 +41,7 @@ class RuledPass:
             raise LinearBackpropError(f"attribution needs a module, got {model!r}")
         self.model, self.rule, self.layers = model, rule, layers
         self._called: dict[Function, bool] = {}  # False where autograd recorded nothing
+        self._told_of_training = False
 
     def outputs(
         self, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], targets: list[tuple[int, ...]] | None
@@ -48,6 +51,7 @@ class RuledPass:
             raise LinearBackpropError(
                 "the model is under a conversion, whose rules its activations would follow; remove() it first"
             )
+        self._warn_once_of_training()
         with torch.enable_grad(), RuleMode(self.rule, self.layers, observe=self._observe):
             # Copies, lest a model whose first operation is in place writes into a leaf.
             outputs = self.model(*(x.clone() for x in inputs), *arguments)
@@ -85,6 +89,17 @@ class RuledPass:
             elif classified.kind is Kind.OPAQUE:
                 found |= {name: function.reason for name, function in classify_scripted_functions(module)}
         return found
+
+    def _warn_once_of_training(self) -> None:
+        training = (path for path, module in self.model.named_modules() if differs_in_training(module))
+        if self._told_of_training or (path := next(training, None)) is None:
+            return
+        self._told_of_training = True
+        warnings.warn(
+            f"{f'module {path!r} of the model' if path else 'the model'} is in training mode: the attribution is of a "
+            f"model whose batch statistics change, or whose units are dropped at random; call model.eval() first",
+            stacklevel=5,  # the caller's of `attribute`, by way of `outputs` and a decorator
+        )
 
     def _observe(self, function: Function) -> None:
         self._called[function] = self._called.get(function, True) and is_recorded()
