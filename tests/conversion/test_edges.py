@@ -148,3 +148,14 @@ def test_nested_tensors_follow_the_rule():
         y = torch.tanh(x)
     y.values().sum().backward()
     assert torch.equal(x.grad.values(), torch.ones(6, 3))
+
+
+@pytest.mark.parametrize("make", [nn.LazyBatchNorm1d, nn.LazyInstanceNorm1d])
+def test_a_lazy_layer_is_classified_by_what_it_becomes(make: type[nn.Module]):
+    model, x = nn.Sequential(make(), nn.Flatten(), nn.LazyLinear(4), nn.ReLU()), torch.randn(8, 4, 3).requires_grad_()
+    lazily = lb.convert(model, layers=lb.LINEAR_LAYERS)
+    (gradient,) = torch.autograd.grad(model(x).square().sum(), x)
+    assert {(site.path, site.rule) for site in lazily.changed} == {("0", lb.ConstantStatistics()), ("3", lb.Linear())}
+    lazily.remove()
+    with lb.convert(model, layers=lb.LINEAR_LAYERS):
+        assert torch.equal(gradient, torch.autograd.grad(model(x).square().sum(), x)[0])

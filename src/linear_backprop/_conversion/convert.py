@@ -15,7 +15,7 @@ from .._rules.elementwise import Linear
 from .._rules.layers import require_layers
 from .._rules.rule import BackwardRule, LayerRule, ModelRule, require_rule
 from .._torch.functions import Function
-from .._torch.modules import is_compiled
+from .._torch.modules import as_it_runs, is_compiled
 from .classify import Found, Kind, classify, is_scripted
 from .patch import Patch, Patches, WrittenOutPatch, own_forward, patch_of, remove_all
 from .report import Conversion, Report
@@ -112,7 +112,7 @@ def _found(model: nn.Module, selected: Selection, layers: tuple[LayerRule, ...])
     """Every module of the model, classified."""
     found: list[Found] = []
     for path, module in model.named_modules():
-        classified = classify(module, layers, replaced=own_forward(module) is not None)
+        classified = classify(as_it_runs(module), layers, replaced=own_forward(module) is not None)
         may_follow = classified.kind not in (Kind.PLAIN, Kind.LEFT_ALONE)
         chosen = may_follow and bool(selected.selects(path, module))
         found.append(Found(path, module, classified, chosen, selected.runs(path) if chosen else None))

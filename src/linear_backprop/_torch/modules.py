@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.modules import module as of_all_modules
+from torch.nn.modules.lazy import LazyModuleMixin
 
 # The classes that PyTorch's own normalizations by batch, and its dropouts, share.
 BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._BatchNorm
@@ -58,6 +59,16 @@ def global_module_hooks() -> list[Any]:
 def modules_are_watched() -> bool:
     """True where a trace, a dispatch mode or a hook on all modules is told of what modules compute."""
     return bool(torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack() or any(map(len, _OF_ALL_MODULES)))
+
+
+def as_it_runs(module: nn.Module) -> nn.Module:
+    """A lazy module as one of the class that its first run makes of it, sharing its attributes; any other as it is."""
+    becomes = module.cls_to_become if isinstance(module, LazyModuleMixin) else None
+    if becomes is None:
+        return module
+    view: nn.Module = object.__new__(becomes)
+    object.__setattr__(view, "__dict__", vars(module))
+    return view
 
 
 def replica_of(module: nn.Module) -> nn.Module:
