@@ -192,3 +192,72 @@ def test_copies_of_a_traced_model():
             pickle.dumps(model)
     assert straight_through(copied) and not straight_through(model)
     assert isinstance(pickle.loads(pickle.dumps(model)), torch.fx.GraphModule)
+
+
+class Cell(nn.RNNCellBase):
+    def __init__(self) -> None:
+        super().__init__(4, 4, bias=False, num_chunks=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class Attention(nn.MultiheadAttention):
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class Gate(nn.GLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class Gated(nn.ReLU):
+    def gate(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "way"), [(Cell, "forward"), (Attention, "forward"), (Gate, "forward"), (Gated, "gate"), (Gated, "forward")]
+)
+def test_a_subclass_of_pytorch_s_with_code_of_its_own_is_its_author_s(make: type[nn.Module], way: str):
+    model = nn.Sequential(make(), nn.Sigmoid())
+    with lb.convert(model) as conversion:
+        assert straight_through(getattr(model[0], way))
+        assert not conversion.unchanged
+
+
+class Recurrent(nn.LSTM):
+    def states(self, x: Tensor) -> Tensor:
+        return self(x)[0]
+
+
+class Called(nn.Module):
+    """A class that `__call__` alone runs."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class CalledActivation(nn.Tanh):
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: Recurrent(4, 4), "lstm (called)"),
+        (Called, "__call__"),
+        (CalledActivation, "__call__"),
+    ],
+)
+def test_what_it_cannot_follow_is_listed(make: Callable[[], nn.Module], what: str):
+    model = nn.Sequential(nn.Sigmoid(), make())
+    with lb.convert(model) as conversion:
+        model(torch.zeros(2, 4))
+        assert [(site.path, site.what) for site in conversion.unchanged] == [("1", what)]
+        assert [site.path for site in conversion.changed] == ["0"]

@@ -89,9 +89,10 @@ def classify(module: nn.Module, layers: tuple[LayerRule, ...], replaced: bool = 
     if is_scripted(module):
         return Classified(Kind.LEFT_ALONE, reason=_SCRIPTED)
     rule = next((layer for layer in layers if layer.governs_module(module)), None)
-    if rule is None and (advice := left_alone(row_of(module), bool(layers))) is not None:
+    kind = Kind.OPAQUE if replaced or overrides_call(type(module)) else _kind_of_code(module, rule)
+    if kind is Kind.PLAIN and (advice := left_alone(row_of(module), bool(layers))) is not None:
         return Classified(Kind.LEFT_ALONE, reason=str(advice))
-    return Classified(Kind.OPAQUE if replaced else _kind_of_code(module, rule), rule)
+    return Classified(kind, rule)
 
 
 def classify_function(function: Function, layers: tuple[LayerRule, ...]) -> Classified:
@@ -150,12 +151,12 @@ def is_scripted(module: nn.Module) -> bool:
 
 def _kind_of_code(module: nn.Module, rule: LayerRule | None) -> Kind:
     author = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
-    if author in MODULES:
-        return Kind.ACTIVATION
     if author.__module__ == "transformers.activations" and is_bare(module):  # all of them are elementwise
         return Kind.WRITTEN_OUT
     if own_methods(type(module)):  # by which it may be entered
         return Kind.OPAQUE
+    if author in MODULES:
+        return Kind.ACTIVATION
     if author is nn.Sequential:
         return Kind.CONTAINER
     # Only the transformer layers among PyTorch's own take an activation function as an argument.
