@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import linear_backprop as lb
+from linear_backprop._conversion.patch import plain_copy
 
 by_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 both_forms = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
@@ -369,3 +370,45 @@ def test_a_module_put_in_another_s_place_follows_the_rule(rule: lb.BackwardRule,
     (got,) = torch.autograd.grad(model(x).sum(), x)
     (expected,) = torch.autograd.grad(layers[2](lb.with_rule(torch.tanh, rule)(layers[0](x))).sum(), x)
     assert torch.equal(got, expected)
+
+
+class Marked(nn.Module):
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    encode.route = "/encode"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encode(x)
+
+
+def test_an_entry_has_what_its_method_has():
+    net, plain = Marked(), Marked()
+    lb.convert(net)
+    net = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+    assert net.encode.route == plain.encode.route and net.encode.__qualname__ == plain.encode.__qualname__
+    assert net.encode.__self__ is net
+    with pytest.raises(AttributeError, match="has no attribute 'missing'"):
+        net.encode.missing  # noqa: B018
+
+
+def test_what_is_set_on_a_method_during_a_conversion_stays_after_it():
+    net, x = Marked(), torch.zeros(4)
+    conversion = lb.convert(net)
+    fetched = net.encode
+    net.encode = lambda x: fetched(x) + 1
+    assert torch.equal(net(x), torch.ones(4))
+    conversion.remove()
+    assert torch.equal(net(x), torch.ones(4)) and "forward" not in vars(net)
+    with lb.convert(net):
+        assert torch.equal(net(x), torch.ones(4))
+    assert torch.equal(net(x), torch.ones(4))
+
+
+@pytest.mark.parametrize("make", [Marked, lambda: torch.fx.symbolic_trace(nn.Sequential(nn.Tanh()))])
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda net: net], ids=["a copy", "the model itself"])
+def test_nothing_of_a_conversion_is_left_behind(make: Callable[[], nn.Module], travel):
+    net = make()
+    before = set(vars(net))
+    lb.convert(net)
+    assert set(vars(plain_copy(travel(net)))) == before

@@ -43,9 +43,9 @@ class Entry:
         self.waits = ruled_here and any(is_kind(self.function) for is_kind in _WAITING)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The method's own result; once the conversion is removed, that of whatever the module has there now."""
+        """The method's own result; once the conversion is removed, that of what the module would have there now."""
         if self.patch.patches.removed:
-            return getattr(self.patch.module, self.__name__)(*args, **kwargs)
+            return self._successor(*args, **kwargs)
         if not torch.compiler.is_compiling():
             ran(self)
         if self.waits:
@@ -66,6 +66,21 @@ class Entry:
     def function(self) -> Function:
         """The method as the module would have it without a conversion."""
         return self.unbound.of(self.patch.module) if self.own is None else self.own
+
+    @property
+    def _successor(self) -> Function:
+        """Another conversion's entry for the same method, or else the method itself."""
+        now = vars(self.patch.module).get(self.__name__)
+        return now if isinstance(now, Entry) and now.own is self.own else self.function
+
+    def __getattr__(self, name: str) -> Any:
+        """What the method has besides: a route, a mark, its qualified name.
+
+        Not what copies ask for, and not `__func__`: whoever called that would run the method without its rule.
+        """
+        if name in ("patch", "own", "unbound") or (name.startswith("__") and name not in ("__self__", "__qualname__")):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        return getattr(self.function, name)
 
     @property
     def __wrapped__(self) -> Function:

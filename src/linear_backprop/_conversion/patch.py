@@ -124,7 +124,7 @@ class Patch:
         self._forward = Unbound(type(module), "forward")
         self._is_users_code = observer is not None and not of_pytorch
         self._before: dict[str, Any] = {}
-        self._names: list[str] = []
+        self._placed: dict[str, Callable[..., Any]] = {}
 
     def entries(self) -> dict[str, Callable[..., Any]]:
         """What the module's instance gets: an entry for each way into its code."""
@@ -141,7 +141,7 @@ class Patch:
         """Set the entries on the module."""
         attributes, entries = vars(self.module), self.entries()
         self._before = {name: attributes[name] for name in entries if name in attributes}
-        self._names = list(entries)
+        self._placed = entries
         attributes.update(entries)
 
     @property
@@ -166,11 +166,12 @@ class Patch:
         return False
 
     def remove(self) -> None:
-        """Give the module back what it had."""
+        """Give the module back what it had, but for what somebody set in the place of an entry since."""
         attributes = vars(self.module)
-        for name in self._names:
-            attributes.pop(name, None)
-        attributes.update(self._before)
+        for name, entry in self._placed.items():
+            if entry == attributes.get(name):  # of a copy, two bound methods may be equal and not the same
+                del attributes[name]
+                attributes |= {name: self._before[name]} if name in self._before else {}
 
     def replicate(self) -> nn.Module:
         """The module's replica on another device, for `nn.DataParallel`, with a patch of its own."""
@@ -180,11 +181,11 @@ class Patch:
 
     def state_to_travel(self) -> Any:
         """What a copy of the module is made of."""
-        return state_to_travel(self.module, self._names)
+        return state_to_travel(self.module, self._placed)
 
     def copy_deeply(self, memo: dict[int, Any]) -> nn.Module:
         """A deep copy of the module, if it is a traced one."""
-        return deep_copy_of_traced(self.module, self._names, memo)
+        return deep_copy_of_traced(self.module, self._placed, memo)
 
     def of(self, module: nn.Module) -> Patch:
         """The same patch of another module."""
