@@ -384,8 +384,29 @@ def test_a_name_that_does_not_exist_is_refused_at_once(attack):
         attack(torch.relu, after="layer3.0")
 
 
-def test_after_nothing_is_after_all():
-    model, (x, y) = vgg(), images()
+class Calling(nn.Module):
+    """A network whose own code calls an activation, after modules or beside none."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features, self.head = features, nn.Linear(3 * 16 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.features(x) - 0.5).flatten(1))
+
+
+def calling(features: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return Calling(features).double().eval()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [vgg, lambda: calling(nn.Identity()), lambda: calling(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()))],
+    ids=["modules", "calls", "both"],
+)
+def test_after_nothing_is_after_all(make):
+    model, (x, y) = make(), images()
     everything = IterativeFGSM(model, rule=lb.Linear())(x, y)
     assert torch.equal(LinBP(model, after="")(x, y), everything)
 

@@ -417,7 +417,9 @@ def test_a_later_conversion_keeps_the_rules_of_layers_that_it_has_none_for():
 def test_a_shared_module_is_selected_by_any_of_its_paths():
     act = nn.Tanh()
     model = nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act)
-    assert [site.path for site in lb.convert(model, where="3").changed] == ["1"]
+    for where in ("3", lb.after("2")):
+        with lb.convert(model, where=where) as conversion:
+            assert [site.path for site in conversion.changed] == ["1"]
 
 
 def test_a_compiled_model_with_functional_activations_alone():

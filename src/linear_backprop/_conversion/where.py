@@ -54,11 +54,13 @@ Where = str | Calls | Iterable[str | Calls] | Predicate | After | None
 def after(path: str) -> After:
     """Select what comes after the module at `path`, in the order in which the model defines its modules.
 
-    The module itself is not selected, nor are those that contain it. With `Linear` this is LinBP (Guo et al., 2020):
-    linear from one layer on.
+    The module itself is not selected, nor are those that contain it and what their own code calls. A module that has
+    several paths is selected where any of them comes after. With `Linear` this is LinBP (Guo et al., 2020): linear from
+    one layer on.
 
     Args:
-        path: A module's path as `named_modules` gives it, such as "features.23".
+        path: A module's path as `named_modules` gives it, such as "features.23"; "" selects all, what the model's own
+            code calls included.
 
     Raises:
         LinearBackpropError: `path` is no text.
@@ -126,7 +128,7 @@ def selection(where: Where, model: nn.Module) -> Selection:
     if where is None:
         return Selection(lambda path, module: True)
     if isinstance(where, After):
-        return Selection(_after(where.path, [path for path, _ in model.named_modules(remove_duplicate=False)]))
+        return Selection(_after(where.path, model))
     if isinstance(where, type):
         raise _by_class(where)
     if isinstance(where, nn.Module):
@@ -167,18 +169,20 @@ def _predicate(where: Predicate) -> Predicate:
     return where
 
 
-def _after(path: str, paths: list[str]) -> Predicate:
+def _after(path: str, model: nn.Module) -> Predicate:
+    """The model's own code comes after nothing but ""; of the paths that a module has, any may be the later one."""
+    first, every = _paths(model)
+    paths = [path for path, _ in every]
     if path not in paths:
         raise LinearBackpropError(f"after({path!r}): the model has no such module{_near(path, paths)}")
     below = path + "."
-    later = {p for p in paths[paths.index(path) + 1 :] if not p.startswith(below)}
-    return lambda path, module: path in later
+    later = {first[module] for p, module in every[paths.index(path) + 1 :] if not p.startswith(below)}
+    return lambda p, module: not path or p in later
 
 
 def _listed(listed: list[object], model: nn.Module) -> Selection:
     """A module that has several paths is selected by any of them, and known by its first."""
-    first = {module: path for path, module in model.named_modules()}
-    every = list(model.named_modules(remove_duplicate=False))
+    first, every = _paths(model)
     whole: set[str] = set()
     single: dict[Calls, set[str]] = {}
     for each in listed:
@@ -197,6 +201,12 @@ def _listed(listed: list[object], model: nn.Module) -> Selection:
     selected = whole.union(*single.values())
     calls = {each: frozenset(paths - whole) for each, paths in single.items()}
     return Selection(lambda path, module: path in selected, calls)
+
+
+def _paths(model: nn.Module) -> tuple[dict[nn.Module, str], list[tuple[str, nn.Module]]]:
+    """The first path of every module, by which it is known, and all paths with their modules."""
+    first = {module: path for path, module in model.named_modules()}
+    return first, list(model.named_modules(remove_duplicate=False))
 
 
 def _near(path: str, paths: list[str]) -> str:
