@@ -242,6 +242,20 @@ def test_whoever_is_told_of_a_pre_activation_keeps_it(where: str):
     assert (kept[0] < 0).any()
 
 
+@pytest.mark.parametrize(("owner", "name"), [(F, "linear"), (nn.Linear, "forward"), (nn.Linear, "__call__")])
+def test_whoever_puts_a_function_in_the_place_of_pytorch_s_keeps_what_it_made(owner, name: str, monkeypatch):
+    model, kept, original = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), [], getattr(owner, name)
+    lb.convert(model)
+
+    def keeping(*args):
+        kept.append(original(*args))
+        return kept[-1]
+
+    monkeypatch.setattr(owner, name, keeping)
+    model(-torch.ones(2, 3))
+    assert (kept[0] < 0).any()
+
+
 def test_a_pre_activation_made_by_hand_is_kept():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     lb.convert(model)

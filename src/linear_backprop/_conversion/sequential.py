@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .._catalogue.activations import MODULES
 from .._rules.elementwise import Linear
@@ -38,6 +39,13 @@ _LAYERS = {
     nn.BatchNorm2d,
     nn.BatchNorm3d,
 }
+
+# What runs in them, as PyTorch wrote it: whoever put something in its place may keep what it returns.
+_FUNCTIONALS = ("linear", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)), "batch_norm")
+_CODE = [
+    *((layer, name, getattr(layer, name)) for layer in _LAYERS for name in ("forward", "__call__")),
+    *((functional, name, getattr(functional, name)) for name in _FUNCTIONALS),
+]
 
 
 class SequentialPatch(Patch):
@@ -79,13 +87,14 @@ class SequentialPatch(Patch):
 
 
 def _nobody_watches() -> bool:
-    """True if no transform, no checkpoint, no hook on all modules and no mode but ours is told of what runs."""
+    """True if no transform, checkpoint, hook on all modules, replaced code or mode but ours is told of what runs."""
     return not (
         torch.compiler.is_compiling()
         or transforms_active()
         or modules_are_watched()
         or is_checkpointed()
         or not all(isinstance(mode, RuleMode) for mode in function_modes())
+        or any(getattr(owner, name) is not code for owner, name, code in _CODE)
     )
 
 
