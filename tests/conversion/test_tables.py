@@ -79,6 +79,42 @@ def test_operators_of_other_libraries_are_listed(call):
     assert listed(call)["bent"].startswith("an operator with a backward pass of its own")
 
 
+@pytest.mark.parametrize("namespace", ["primus", "atenuate", "fsdp_of_others"])
+def test_a_namespace_is_pytorch_s_by_the_whole_of_its_name(namespace: str):
+    with torch.library._scoped_library(namespace, "FRAGMENT") as library:
+        library.define("bent(Tensor x) -> Tensor")
+        library.impl("bent", torch.relu, "CompositeImplicitAutograd")
+        operator = getattr(torch.ops, namespace).bent
+        assert listed(operator)["bent"].startswith("an operator with a backward pass of its own")
+
+
+KERNELS_OF_LAYERS = {
+    "native_layer_norm": lambda z: torch.native_layer_norm(z, (4,), None, None, 1e-5)[0],
+    "native_group_norm": lambda z: torch.native_group_norm(z, None, None, 3, 4, 1, 2, 1e-5)[0],
+}
+
+
+@pytest.mark.parametrize("name", KERNELS_OF_LAYERS)
+def test_normalizations_are_listed_by_their_kernels_too(name: str):
+    with lb.convert(model := Calls(KERNELS_OF_LAYERS[name]), layers=lb.LINEAR_LAYERS) as conversion:
+        model(X)
+        assert f"{name} (called)" in {site.what for site in conversion.unchanged}
+
+
+UNUSUAL = {
+    "heaviside": lambda z: torch.heaviside(z.detach(), ONES[0]) + z,
+    "special_i0": torch.special.i0,
+    "fake_quantize_per_tensor_affine": lambda z: torch.fake_quantize_per_tensor_affine(
+        z.float(), 0.1, 0, 0, 9
+    ).double(),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_steps_and_quantizers_are_listed(name: str):
+    assert listed(UNUSUAL[name])[name].startswith("elementwise, but not in the catalogue")
+
+
 @torch.jit.script
 def scripted(z: Tensor) -> Tensor:
     return z.relu()

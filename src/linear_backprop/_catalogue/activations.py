@@ -182,7 +182,8 @@ UNCATALOGUED: frozenset[Function] = frozenset(
         *("arcsin", "arccos", "arctan", "arcsinh", "arccosh", "arctanh"),
         *("erf", "erfc", "erfinv", "ndtr", "log_ndtr", "exp", "exp2", "expm1", "log1p", "logit", "logaddexp"),
         *("abs", "absolute", "square", "frac", "rrelu_with_noise", "rrelu_with_noise_functional"),
-        "_prelu_kernel",
+        *("heaviside", "i0", "i0e", "i1", "i1e", "erfcx", "_prelu_kernel"),
+        *("fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine"),
     )
     for form in (name, f"{name}_")
     for function in functions_named(form)

@@ -129,7 +129,15 @@ TABLE: tuple[NotElementwise, ...] = (
         among_layers=True,
     ),
     NotElementwise(
-        functions=("layer_norm", "group_norm", "rms_norm", "local_response_norm", "normalize"),
+        functions=(
+            "layer_norm",
+            "group_norm",
+            "native_layer_norm",
+            "native_group_norm",
+            "rms_norm",
+            "local_response_norm",
+            "normalize",
+        ),
         modules=(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
         in_conversion=_OWN_STATISTICS,
         in_collapse=Advice(_OF_THE_SAMPLE, f"use batch normalization in eval mode, or {ABOVE}"),

@@ -19,6 +19,9 @@ KernelPacket = torch._ops.OpOverloadPacket
 # The namespaces of PyTorch's kernels, by which `torch` and `torch.nn.functional` reach them.
 KERNELS: tuple[Any, ...] = (torch._C._nn, torch.ops.aten)  # pyright: ignore
 
+# The namespaces of PyTorch's own operators, but for those that begin with an underscore.
+_OF_PYTORCH = frozenset({"aten", "prim", "prims", "c10d", "fsdp", "symm_mem", "profiler"})
+
 # `torch.batch_norm` calls it and returns its first result; the next two are the statistics.
 batch_norm_and_statistics: Callable[..., tuple[Tensor, ...]] = torch._batch_norm_impl_index  # pyright: ignore
 
@@ -41,12 +44,12 @@ def _takes_a_tensor(arguments: Sequence[Any]) -> bool:
 def is_custom_operator(function: Any) -> bool:
     """True for an operator of another library than PyTorch's own, as `torch.library` registers them."""
     if isinstance(function, KernelPacket):
-        name = function._qualified_op_name
+        namespace = function._qualified_op_name.partition("::")[0]
     elif isinstance(function, torch._ops.OpOverload):
-        name = function.namespace
+        namespace = function.namespace
     else:
         return False
-    return not name.startswith(("_", "c10d", "fsdp", "symm_mem", "aten", "prim", "profiler"))
+    return namespace not in _OF_PYTORCH and not namespace.startswith("_")
 
 
 def is_of_pytorch(function: Any) -> bool:
