@@ -81,6 +81,20 @@ class Partial(nn.Module):
     forward = functools.partialmethod(_with, torch.tanh)
 
 
+class Cached(nn.Module):
+    @functools.lru_cache  # noqa: B019
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encode(x)
+
+
+def test_a_method_behind_a_cache_follows_the_rule():
+    with lb.convert(net := Cached()):
+        assert straight_through(net.encode)
+
+
 @pytest.mark.parametrize("make", [Dispatched, Partial])
 def test_forward_may_be_a_method_of_such_a_kind(make: type[nn.Module]):
     model = make()

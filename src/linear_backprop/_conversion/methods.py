@@ -11,7 +11,8 @@ from torch import nn
 
 from .._torch.functions import Function
 
-_METHODS = (FunctionType, staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)
+# Those that cannot be called before they are bound to a module.
+_UNBOUND = (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)
 
 
 class Unbound:
@@ -65,7 +66,13 @@ def overrides_call(cls: type[nn.Module]) -> bool:
 
 def _is_entered(name: str, value: object) -> bool:
     is_special = name.startswith("__") and name.endswith("__")
-    return isinstance(value, _METHODS) and not is_special and not _is_of_every_module(name, value)
+    return _is_method(value) and not is_special and not _is_of_every_module(name, value)
+
+
+def _is_method(value: object) -> bool:
+    """True for what is bound to an instance and may be replaced on it: a function, or one behind a cache."""
+    binds = hasattr(type(value), "__get__") and not hasattr(type(value), "__set__")
+    return binds and (callable(value) or isinstance(value, _UNBOUND))
 
 
 def _is_of_every_module(name: str, value: object) -> bool:
