@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import linear_backprop as lb
+from linear_backprop._call import Call
 from linear_backprop._rules.sample_statistics import ARGUMENTS, MODULES
 
 RULE, EPS = lb.ConstantStatistics(), 1e-5
@@ -110,6 +111,37 @@ def test_lower_precisions_and_no_parameters(case: Case, dtype: torch.dtype):
     leaf = x.detach().double().requires_grad_()
     (fine,) = torch.autograd.grad(ruled(case, leaf, None, None).sum(), leaf)
     torch.testing.assert_close(got.double(), fine, rtol=4 * torch.finfo(dtype).eps, atol=0.03)
+
+
+BARE = {  # with every argument left out that may be
+    F.layer_norm: ((16, 5),),
+    F.rms_norm: ((16, 5),),
+    F.group_norm: (4,),
+    F.instance_norm: (),
+    F.batch_norm: (None, None, None, None, True),
+}
+by_bare = pytest.mark.parametrize(("function", "arguments"), BARE.items(), ids=lambda x: getattr(x, "__name__", ""))
+
+
+@by_bare
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_the_map_is_the_layer_at_every_size_and_precision(function, arguments, dtype, autocast: bool, size: float):
+    x = size * torch.randn(8, 16, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    call = Call(function, (x.to(dtype), *arguments), {})
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        h, mapped = call(), RULE.linear_map(call, RULE.constants(call))
+    eps = torch.finfo(h.dtype).eps  # h lies between -4 and 4: a few units in its last place
+    torch.testing.assert_close(mapped.double(), h.double(), rtol=4 * eps, atol=4 * eps)
+
+
+@by_bare
+def test_an_empty_batch_has_no_gradients(function, arguments):
+    x = torch.zeros(0, 16, 5, requires_grad=True)
+    with lb.backward_rule(layers=[RULE]):
+        h = function(x, *arguments)
+    assert torch.autograd.grad(h.sum(), x)[0].shape == x.shape
 
 
 @by_case

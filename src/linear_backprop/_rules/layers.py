@@ -143,9 +143,12 @@ class ConstantStatistics(LayerRule):
     reproduces_forward: ClassVar[bool] = True
 
     def applies(self, call: Call) -> bool:
-        """True if the statistics are the batch's, or the sample's, and not those that were kept."""
+        """True if the statistics are the batch's, or the sample's, and not those that were kept.
+
+        An empty batch has none.
+        """
         given = self.bound(call)
-        return bool(given.get("training", given.get("use_input_stats", True)))
+        return bool(given.get("training", given.get("use_input_stats", True))) and call.input.numel() > 0
 
     def constants(self, call: Call) -> tuple[Tensor, ...]:
         """Mean and biased variance of each channel, shape (channels,), in float32 at least.

@@ -57,7 +57,7 @@ def statistics(a: Tensor, given: Arguments) -> tuple[Tensor, Tensor]:
     dims = list(range(-_dims(given), 0))
     if "bias" in given:
         return _mean_and_scale(a, dims, given["eps"])
-    eps = torch.finfo(given["input"].dtype).eps if given["eps"] is None else given["eps"]
+    eps = torch.finfo(a.dtype).eps if given["eps"] is None else given["eps"]  # of the dtype that PyTorch computes in
     scale = (a.square().mean(dims, keepdim=True) + eps).rsqrt()
     return torch.zeros_like(scale), scale
 
