@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .._call import Call
@@ -17,8 +17,8 @@ from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
 from .._torch.dynamo import run_as_written, tell_modes_when_compiled
 from .._torch.functions import Function, is_custom_operator
-from .._torch.modes import function_modes, without
-from .._torch.tensors import dispatches_itself
+from .._torch.modes import TorchFunctionMode, function_modes, without
+from .._torch.overrides import answer, deciding
 from .coroutines import under_whenever_it_runs
 from .run_call import is_differentiable, run_activation, run_layer
 
@@ -67,11 +67,16 @@ class RuleMode(TorchFunctionMode):
                 self.observe(func)
             return func(*args, **(kwargs or {}))
         call = Call(func, args, kwargs or {})
-        if self.observe is not None and (func not in FORMS or is_differentiable(call.input)):
+        asked = any(kind is not Tensor for kind in types) and not compiling
+        classes = deciding(tree_leaves((args, kwargs))) if asked else ()
+        if self.observe is not None and (func not in FORMS or classes or is_differentiable(call.input)):
             self.observe(func)
+        if classes:
+            with self:  # they are given the function that was called, and what they call for it is seen here
+                return answer(classes, func, call.args, call.kwargs)
         if layer is None and func in FORMS:
             return run_activation(call, self.rule)
-        if layer is None and not compiling and _is_told_to_others(args, kwargs):
+        if layer is None and not compiling and not all(isinstance(mode, RuleMode) for mode in function_modes()):
             with without(RuleMode):
                 return call()
         return run_layer(call, layer)  # unseen, too, by the modes further out
@@ -87,13 +92,6 @@ class RuleMode(TorchFunctionMode):
         if not torch.compiler.is_compiling() and is_custom_operator(func):
             return True
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
-
-
-def _is_told_to_others(*values: Any) -> bool:
-    """True where the tensors' own classes, or modes that are not ours, decide about what is called."""
-    if not all(isinstance(mode, RuleMode) for mode in function_modes()):
-        return True
-    return any(dispatches_itself(leaf) for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
 
 
 def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008

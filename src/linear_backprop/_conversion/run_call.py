@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial, update_wrapper
 from typing import Any, TypeGuard
 
@@ -15,10 +15,12 @@ from .._call import Call
 from .._catalogue.activations import FORMS, Form
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule
+from .._torch.dynamo import run_as_written
 from .._torch.functions import Function
-from .._torch.modes import unseen_by_modes
+from .._torch.modes import TorchFunctionMode, unseen_by_modes
+from .._torch.overrides import answer, deciding
 from .._torch.recording import in_plain_code, transforms_active
-from .._torch.tensors import dispatches_itself, is_view
+from .._torch.tensors import is_view
 
 Carrier = Callable[..., Tensor]
 
@@ -32,9 +34,8 @@ def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) 
         carrier: Makes h of f, the rule, a and the tensors f depends on; see `activate`.
     """
     a = call.input
-    if isinstance(a, Tensor) and dispatches_itself(a):
-        run = update_wrapper(partial(_run_flat, call.function, rule, carrier), call.function)  # it may ask for the name
-        return type(a).__torch_function__(run, (type(a),), call.args, call.kwargs)
+    if classes := deciding((*call.args, *call.kwargs.values())):
+        return _left_to(classes, call, rule, carrier)
     native = type(rule) is Exact or torch.compiler.is_exporting()  # `torch.export` drops autograd Functions
     if (
         native
@@ -77,6 +78,32 @@ def run_layer_with_constants(call: Call, rule: LayerRule) -> tuple[Any, tuple[Te
 def _run_natively(call: Call) -> Any:
     with unseen_by_modes():
         return call()
+
+
+def _left_to(classes: Sequence[Any], call: Call, rule: BackwardRule, carrier: Carrier) -> Any:
+    """What the arguments' classes make of the call; what they call for it follows the rule."""
+    if call.function in FORMS and not torch.compiler.is_compiling():
+        with _Following(rule, carrier):
+            return answer(classes, call.function, call.args, call.kwargs)
+    # A function that PyTorch tells no mode of, or, to Dynamo, a mode that would be told of itself.
+    run = update_wrapper(partial(_run_flat, call.function, rule, carrier), call.function)  # they may ask for the name
+    return answer(classes, run, call.args, call.kwargs)
+
+
+class _Following(TorchFunctionMode):
+    """A context in which activations follow a rule, by their carrier."""
+
+    def __init__(self, rule: BackwardRule, carrier: Carrier) -> None:
+        super().__init__()
+        self.rule, self.carrier = rule, carrier
+
+    @run_as_written
+    def __torch_function__(
+        self, func: Function, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`, under the rule if it is an activation."""
+        call = Call(func, args, kwargs or {})
+        return run_activation(call, self.rule, self.carrier) if func in FORMS else call()
 
 
 def _run_flat(function: Function, rule: BackwardRule, carrier: Carrier, *args: Any, **kwargs: Any) -> Any:

@@ -23,13 +23,6 @@ def is_view(tensor: Tensor) -> bool:
     return tensor._is_view()
 
 
-def dispatches_itself(tensor: Tensor) -> bool:
-    """True for a tensor of a class that decides what PyTorch's functions return for it: its own class, most often."""
-    if type(tensor) is Tensor or not torch._C._is_torch_function_enabled():
-        return False
-    return type(tensor).__torch_function__ is not torch._C._disabled_torch_function_impl
-
-
 def is_batched(tensor: Tensor) -> bool:
     """Whether a tensor stands for many, under `vmap` or `is_grads_batched`."""
     functorch = torch._C._functorch  # pyright: ignore
