@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 import linear_backprop as lb
@@ -94,6 +95,31 @@ def test_for_layers_too_the_innermost_block_decides(inner: tuple[lb.LayerRule, .
         with lb.backward_rule(layers=inner):
             assert (slope(), shares()) == (LINEAR, 1.0)
         assert (slope(), shares()) == (PRE_ACTIVATION, 0.5)
+
+
+class Tripled(lb.LayerRule):
+    """A rule of one's own."""
+
+    arguments = {torch.cumsum: {"input": None, "dim": None}}  # noqa: RUF012
+
+    def linear_map(self, call, constants):
+        return 3 * call.input
+
+
+@pytest.mark.parametrize("between", [(), (lb.backward_rule(layers=lb.LINEAR_LAYERS),)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_for_layers_of_one_s_own_the_innermost_block_decides(between, compiled: bool):
+    def run(x: Tensor) -> Tensor:
+        return torch.cumsum(x, 0)
+
+    for block in (*between, lb.backward_rule(lb.Exact())):
+        run = block(run)
+    torch.compiler.reset()
+    run = torch.compile(run, backend="aot_eager", fullgraph=True) if compiled else run
+    x = torch.ones(3, requires_grad=True)
+    with lb.backward_rule(layers=[Tripled()]):
+        assert torch.autograd.grad(torch.cumsum(x, 0).sum(), x)[0].tolist() == [3, 3, 3]
+        assert torch.autograd.grad(run(x).sum(), x)[0].tolist() == [3, 2, 1]
 
 
 def test_rule_and_layers_are_independent():

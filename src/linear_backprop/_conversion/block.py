@@ -36,8 +36,8 @@ class RuleMode(TorchFunctionMode):
         rule: The backward rule of every catalogued activation.
         layers: The rules of layers.
         observe: Told of every function called whose backward pass is decided here.
-        withheld: Further rules of layers that are not to govern here, whatever lies further out. The library's own
-            never do unless they are among `layers`.
+        withheld: Further rules of layers that are not to govern here. The library's own, and those of the blocks
+            further out, never do unless they are among `layers`.
         notices_arithmetic: True if `observe` is told of arithmetic, too.
     """
 
@@ -89,6 +89,9 @@ class RuleMode(TorchFunctionMode):
         """True if `func` keeps its own backward pass here, whatever rules lie further out."""
         if func in UNCATALOGUED or func in LAYER_FUNCTIONS or rule_for(func, self.withheld) is not None:
             return True
+        for mode in function_modes():  # further out; written out, as in `rule_for`
+            if isinstance(mode, RuleMode) and mode.layers and rule_for(func, mode.layers) is not None:
+                return True
         if not torch.compiler.is_compiling() and is_custom_operator(func):
             return True
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
