@@ -31,6 +31,45 @@ class Returns(lb.BackwardRule):
         return self.keeps
 
 
+@dataclass(frozen=True)
+class WritesA(lb.BackwardRule):
+    """A rule that writes into the pre-activation."""
+
+    def cotangent(self, g: Tensor, a: Tensor, f) -> Tensor:
+        return g * a.clamp_(-1, 1)
+
+
+class Writes(lb.LayerRule):
+    """A layer's rule that writes into what one of its methods is given."""
+
+    arguments = {torch.cumsum: {"input": None, "dim": None}}  # noqa: RUF012
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+    def linear_map(self, call, constants):
+        return call.input.detach().mul_(2) + call.input
+
+    def transpose(self, call):
+        return (lambda g, like: g.mul_(2)) if self.method == "transpose" else None
+
+
+@pytest.mark.parametrize("written", ["g", "a", "g alone", "linear_map", "transpose"])
+def test_a_rule_that_writes_into_what_it_is_given_is_refused(written: str):
+    rules = {
+        "g": Returns(lambda g: g.mul_(2)),
+        "a": WritesA(),
+        "g alone": Returns(lambda g: g.mul_(2), keeps=False),
+    }
+    x = torch.ones(4, requires_grad=True)
+    layers = [] if written in rules else [Writes(written)]
+    with (
+        pytest.raises(lb.LinearBackpropError, match=r"writes into a tensor that `.*` was given.*make a new one"),
+        lb.backward_rule(rules.get(written, lb.Linear()), layers=layers),
+    ):
+        torch.autograd.grad(torch.cumsum(torch.tanh(2 * x), 0), x, torch.ones(4))
+
+
 WRONG = {
     "nothing": (lambda g: None, "returned None from `cotangent`"),
     "a number": (lambda g: 2.0, "returned 2.0 from `cotangent`"),

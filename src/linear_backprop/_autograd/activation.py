@@ -21,6 +21,7 @@ from .._torch.dynamo import recorded
 from .._torch.modes import unseen_by_modes
 from .._torch.recording import autocast_of, transforms_active
 from .._torch.tensors import unwrapped_if_dead
+from .unwritten import unwritten
 
 
 def activate(f: Callable[..., Tensor], rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
@@ -178,9 +179,9 @@ def _cotangent(rule: BackwardRule, dtype: torch.dtype, g: Tensor, a: Tensor | No
     """The rule's cotangent of a, which has a's dtype.
 
     Raises:
-        LinearBackpropError: The rule returns something else.
+        LinearBackpropError: The rule returns something else, or writes into what it is given.
     """
-    of_a: Any = rule.cotangent(g, a, f)  # pyright: ignore[reportArgumentType]
+    of_a: Any = unwritten(rule, "cotangent", (g, a), lambda: rule.cotangent(g, a, f))  # pyright: ignore[reportArgumentType]
     if not isinstance(of_a, Tensor):
         raise LinearBackpropError(
             f"{rule!r} returned {of_a!r} from `cotangent`, which must return the cotangent of a: "

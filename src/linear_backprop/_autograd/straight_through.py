@@ -13,6 +13,7 @@ from .._rules.rule import LayerRule
 from .._torch.dynamo import recorded
 from .._torch.modes import unseen_by_modes
 from .._torch.recording import in_plain_code, transforms_active
+from .unwritten import unwritten
 
 
 def connect(call: Call, rule: LayerRule, values: Tensor, constants: tuple[Tensor, ...]) -> Tensor:
@@ -26,8 +27,9 @@ def connect(call: Call, rule: LayerRule, values: Tensor, constants: tuple[Tensor
     """
     transpose = rule.transpose(call) if in_plain_code() else None
     if transpose is not None:
-        return _Transposed.apply(values, call.input, transpose)
-    return with_values(values, rule.linear_map(call, constants))
+        spread = lambda g, like: unwritten(rule, "transpose", (g,), lambda: transpose(g, like))  # noqa: E731
+        return _Transposed.apply(values, call.input, spread)
+    return with_values(values, unwritten(rule, "linear_map", (call.input,), lambda: rule.linear_map(call, constants)))
 
 
 def with_values(values: Tensor, h: Tensor) -> Tensor:
