@@ -117,6 +117,33 @@ def test_a_function_that_makes_no_activation_is_refused_at_the_call(rule: lb.Bac
         lb.with_rule(function, rule)(torch.randn(3, requires_grad=True))
 
 
+W = torch.tensor(2.0, requires_grad=True)
+HOLDING = {
+    "a lambda": lambda z: torch.sigmoid(W * z),
+    "a bound method": nn.PReLU(dtype=torch.float64).forward,
+    "a partial of one": partial(lambda z, k: k * W * z, k=2.0),
+    "in a list": partial(lambda z, ws: ws[0] * z, ws=[W]),
+}
+
+
+@NOT_EXACT
+@pytest.mark.parametrize("function", HOLDING.values(), ids=HOLDING)
+def test_a_function_that_holds_what_takes_a_gradient_is_refused_at_the_call(rule: lb.BackwardRule, function):
+    x = torch.randn(4, dtype=torch.float64)
+    for given in (x, x.clone().requires_grad_()):
+        with pytest.raises(lb.LinearBackpropError, match=r"a tensor that it holds.*pass the tensor as an argument"):
+            lb.with_rule(function, rule)(given)
+    with torch.no_grad():
+        assert torch.equal(lb.with_rule(function, rule)(x), function(x))
+
+
+@NOT_EXACT
+def test_a_function_that_holds_what_takes_no_gradient_is_not_refused(rule: lb.BackwardRule):
+    held, x, w = torch.tensor(2.0), torch.randn(4, requires_grad=True), torch.tensor(3.0, requires_grad=True)
+    own = lb.with_rule(lambda z, w: torch.tanh(held * z * w * W.detach()), rule)
+    assert torch.autograd.grad(own(x, w).sum(), w)[0].isfinite()
+
+
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 def test_functions_known_not_to_be_elementwise_are_refused(function):
     for given in (function, partial(function)):

@@ -17,6 +17,7 @@ from .._errors import LinearBackpropError, described
 from .._rules.elementwise import Linear
 from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
 from .._torch.functions import Function
+from .._torch.recording import in_plain_code
 from .._torch.tensors import version_of
 from .run_call import run_activation
 
@@ -33,14 +34,15 @@ def with_rule(function: Callable[P, T], rule: BackwardRule = Linear()) -> Callab
 
     Args:
         function: Maps a tensor of any shape and floating dtype to one of the same shape. Tensors that
-            should receive gradients besides the first argument are to be passed as arguments, not
-            closed over.
+            should receive gradients besides the first argument are to be passed as arguments; those that
+            it holds itself, as a lambda or a bound method may, are refused at the call in plain code.
         rule: The backward rule.
 
     Raises:
         LinearBackpropError: `function` is a module (use `convert`) or cannot be called, or `rule` is not
             a rule or is for whole models, or `function` is known not to be elementwise, as softmax. At the call: the
-            function does not keep its input's shape, or returns something else than one tensor of a floating dtype.
+            function does not keep its input's shape, returns something else than one tensor of a floating dtype, or
+            holds a tensor that takes a gradient.
 
     Examples:
         >>> sign = lb.with_rule(torch.sign, lb.Clipped())
@@ -86,6 +88,8 @@ class RuledFunction:
         call = Call(function, args, kwargs)
         if function in FORMS or torch.compiler.is_compiling():
             return run_activation(call, self.rule)
+        if torch.is_grad_enabled():
+            call = Call(_holding_nothing(function), args, kwargs)
         return _leaving_its_input_alone(call, self.rule)
 
     def __repr__(self) -> str:
@@ -103,6 +107,32 @@ def _after(count: int, function: Function) -> Function:
 
 def _name(function: Function) -> str:
     return str(getattr(function, "__qualname__", function))
+
+
+def _holding_nothing(function: Function) -> Function:
+    """A user's own function, refused where its result takes gradients to what is not among its arguments.
+
+    Under a rule, which runs it with grad disabled, they would be lost.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() or not in_plain_code():
+            return function(*args, **kwargs)
+        with torch.enable_grad():
+            result = function(*map(_detached, args), **{name: _detached(value) for name, value in kwargs.items()})
+        if isinstance(result, Tensor) and result.requires_grad:
+            raise LinearBackpropError(
+                f"{_name(function)} takes a gradient to a tensor that it holds, which would be lost under a rule; pass "
+                f"the tensor as an argument, with_rule(torch.prelu)(x, weight), or detach it"
+            )
+        return result
+
+    run.__name__ = run.__qualname__ = _name(function)  # of an object that is called, which has neither
+    return update_wrapper(run, function)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _leaving_its_input_alone(call: Call, rule: BackwardRule) -> Any:
