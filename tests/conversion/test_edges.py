@@ -5,6 +5,7 @@ import asyncio
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import linear_backprop as lb
 
@@ -159,3 +160,36 @@ def test_a_lazy_layer_is_classified_by_what_it_becomes(make: type[nn.Module]):
     lazily.remove()
     with lb.convert(model, layers=lb.LINEAR_LAYERS):
         assert torch.equal(gradient, torch.autograd.grad(model(x).square().sum(), x)[0])
+
+
+NUMBERS = {
+    "elu": lambda x, number: F.elu(x, number),
+    "celu": lambda x, number: F.celu(x, alpha=number),
+    "leaky_relu": lambda x, number: F.leaky_relu(x, number),
+    "hardtanh": lambda x, number: F.hardtanh(x, -1.0, number),
+    "softplus": lambda x, number: F.softplus(x, beta=number),
+}
+
+
+@pytest.mark.parametrize("function", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("rule", [lb.Linear(), lb.Ratio()])
+def test_a_tensor_in_the_place_of_a_number_is_one(function, rule: lb.BackwardRule):
+    x = torch.linspace(-2, 2, 5)
+
+    @lb.backward_rule(rule)
+    def loss(x: Tensor, number: float | Tensor) -> Tensor:
+        return function(x, number).sum()
+
+    expected = torch.func.grad(loss)(x, 0.5)
+    leaf = x.clone().requires_grad_()
+    assert torch.equal(torch.func.grad(loss)(x, torch.tensor(0.5)), expected)
+    assert torch.equal(torch.autograd.grad(loss(leaf, torch.tensor(0.5)), leaf)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.parametrize("name", ["min", "max"])
+def test_bounds_of_any_dtype_broadcast(dtype: torch.dtype, name: str):
+    x = torch.randn(3, requires_grad=True)
+    with lb.backward_rule():
+        h = torch.clamp(x, **{name: torch.zeros(2, 3, dtype=dtype)})
+    assert torch.autograd.grad(h.sum(), x)[0].tolist() == [2, 2, 2]

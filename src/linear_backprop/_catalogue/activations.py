@@ -104,6 +104,11 @@ class Form:
     training_position: int | None = None
     broadcasts: bool = False
 
+    @property
+    def takes_tensors(self) -> bool:
+        """True if it can be differentiated by further arguments: a user's own function can, few of PyTorch's."""
+        return self.activation is None or self.activation.name in ("clamp", "prelu")
+
     def overwrites_input(self, call: Call) -> bool:
         """True if a call of this form overwrites its first argument."""
         return self.always_in_place or bool(call.argument("inplace", self.inplace_position))

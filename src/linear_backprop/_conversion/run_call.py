@@ -147,11 +147,13 @@ def _out_of_place(call: Call, form: Form, rule: BackwardRule, carrier: Carrier) 
     if call.argument("training", form.training_position):
         return carrier(_drawn, rule, call.input, *_draw(call))
     a, rest, keywords = call.input, call.rest, call.keywords
-    named = [name for name, value in keywords.items() if is_differentiable(value)]
-    placed = [index for index, value in enumerate(rest) if is_differentiable(value)]
+    numbers = not form.takes_tensors  # to which PyTorch converts tensors: nothing is differentiated by them
+    named = [name for name, value in keywords.items() if is_differentiable(value) and not numbers]
+    placed = [index for index, value in enumerate(rest) if is_differentiable(value) and not numbers]
     tensors = [rest[index] for index in placed] + [keywords[name] for name in named]
     if form.broadcasts:
-        a = a.expand(torch.broadcast_shapes(a.shape, *(tensor.shape for tensor in tensors)))
+        others = (value.shape for value in (*rest, *keywords.values()) if isinstance(value, Tensor))
+        a = a.expand(torch.broadcast_shapes(a.shape, *others))
 
     def f(z: Tensor, *parameters: Tensor) -> Tensor:
         arguments = list(rest)
