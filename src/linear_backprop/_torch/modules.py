@@ -12,8 +12,9 @@ from torch import fx, nn
 from torch.nn.modules import module as of_all_modules
 from torch.nn.modules.lazy import LazyModuleMixin
 
-# The classes that PyTorch's own normalizations by batch, and its dropouts, share.
+# The classes that PyTorch's own normalizations by batch, its norms with running statistics, and its dropouts share.
 BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._BatchNorm
+RUNNING_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase
 DROPOUT: type[nn.Module] = nn.modules.dropout._DropoutNd
 
 _OF_ALL_MODULES: tuple[dict[int, Any], ...] = (
