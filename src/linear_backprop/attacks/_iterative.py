@@ -116,17 +116,17 @@ class IterativeFGSM:
             exact = _in_float32_at_least(images)  # a step is less than what bfloat16 tells apart
             low, high = (exact - self.eps).clamp(min=0), (exact + self.eps).clamp(max=1)
             adversarial = self._start(exact).clamp(low, high)
-            summed, finite = torch.zeros_like(exact), torch.ones((), dtype=torch.bool, device=images.device)
+            summed, nothing = torch.zeros_like(exact), torch.zeros((), device=images.device)
             with self._converted():
                 for number in range(self.steps):
                     given = adversarial.to(images.dtype)
                     direction = gradient(self.model, given, labels, check_labels=number == 0)
-                    finite = finite & direction.isfinite().all()
+                    nothing = nothing + (0 * direction).sum()  # not a number once a gradient is not finite
                     if self.momentum:
                         direction = summed = self.momentum * summed + _at_unit_length(direction)
                     step = -self.alpha if self.targeted else self.alpha
                     adversarial = (adversarial + step * direction.sign().to(exact.dtype)).clamp(low, high)
-        if not finite:
+        if nothing != 0:
             raise LinearBackpropError(
                 "the gradient of the loss is not finite for some images: nor is the model's output, or its backward "
                 f"pass under {', '.join(repr(each.rule) for each in self._conversions) or 'no rule'}"
