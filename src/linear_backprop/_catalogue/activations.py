@@ -162,16 +162,10 @@ def _forms() -> Iterator[tuple[Function, Form]]:
                 yield function, form
             for function in functions_named(f"{name}_"):
                 out_of_place = next(functions_named(name))
-                yield (
-                    function,
-                    Form(
-                        activation,
-                        out_of_place,
-                        always_in_place=True,
-                        training_position=training,
-                        broadcasts=broadcasts,
-                    ),
+                in_place = Form(
+                    activation, out_of_place, always_in_place=True, training_position=training, broadcasts=broadcasts
                 )
+                yield function, in_place
 
 
 FORMS: dict[Function, Form] = dict(_forms())

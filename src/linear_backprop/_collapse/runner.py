@@ -68,7 +68,7 @@ class CollapsedRunner:
         self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
         if options.compiled:
-            keeps = not self.plan.lies_in_any_order()
+            keeps = not self.plan.lies_in_any_order
             forward = compiled(self.plan.forward.module, keep_output_stride=keeps)
             self.plan.forward = replace(self.plan.forward, module=forward)
         if options.group is not None:

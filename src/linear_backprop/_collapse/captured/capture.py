@@ -94,8 +94,9 @@ class Captured:
             return torch.compiler.disable(self.__call__)(*args, **kwargs)
         _refuse_modes()
         call = Invocation(self.prepare, self._runners)
-        samples = self._samples(call, args, kwargs) if self.samples else []
-        call.given = {id(x) for x in _tensors_in((args, kwargs), set())}
+        tensors = _tensors_in((args, self._in_order(kwargs) if self.samples else kwargs), set())
+        samples = self._samples(call, tensors) if self.samples else []
+        call.given = {id(x) for x in tensors}
         call.samples = {id(x) for x in samples}
         token = _under_way.set(call)
         try:
@@ -155,12 +156,16 @@ class Captured:
 
         return torch.compile(with_own_code(captured), backend=_backend, fullgraph=True, dynamic=False)
 
-    def _samples(self, call: Invocation, args: Any, kwargs: Any) -> list[Tensor]:
+    def _in_order(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments in the order in which the model takes them, which is not that in which they are given."""
+        if len(kwargs) < 2:
+            return kwargs
+        names = [name for name in inspect.signature(self.model.forward).parameters if name in kwargs]
+        return {name: kwargs[name] for name in dict.fromkeys([*names, *kwargs])}
+
+    def _samples(self, call: Invocation, given: Sequence[Tensor]) -> list[Tensor]:
         """The tensors whose first dimension counts samples."""
-        if len(kwargs) > 1:  # the order in which the model takes them is not that in which they are given
-            names = [name for name in inspect.signature(self.model.forward).parameters if name in kwargs]
-            kwargs = {name: kwargs[name] for name in dict.fromkeys([*names, *kwargs])}
-        tensors = [x for x in _tensors_in((args, kwargs), set()) if x.dim()]
+        tensors = [x for x in given if x.dim()]
         floating = [x for x in tensors if x.is_floating_point()]
         if not tensors:
             raise CollapseError(

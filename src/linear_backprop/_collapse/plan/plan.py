@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
@@ -97,6 +98,7 @@ class Plan:
         self._whole: Piece | None = None
         self.aliased = self._aliased()
 
+    @cached_property
     def lies_in_any_order(self) -> bool:
         """Whether it comes to the same in which order its values lie in memory.
 

@@ -53,7 +53,7 @@ class Gradients:
 
     def __init__(self, plan: Plan, compiled: bool) -> None:
         self.plan, self.compiled = plan, compiled
-        self._reorders = compiled and plan.lies_in_any_order()  # channels last, a few samples' convolutions take longer
+        self._reorders = compiled and plan.lies_in_any_order  # channels last, a few samples' convolutions take longer
         self._traced: dict[Any, Callable[..., Any]] = {}
 
     def __call__(
