@@ -7,6 +7,7 @@ import pytest
 import torch
 from captum.attr import Deconvolution as CaptumDeconvolution
 from captum.attr import GuidedBackprop as CaptumGuidedBackprop
+from captum.attr import NoiseTunnel
 from networks import images
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -217,3 +218,11 @@ def test_a_model_in_training_mode_is_told_of_once_where_it_differs(method, name:
 @METHODS
 def test_an_empty_batch_has_no_attributions(method):
     assert method(nn.Sequential(nn.Linear(4, 5), nn.ReLU())).attribute(torch.randn(0, 4), target=1).shape == (0, 4)
+
+
+@pytest.mark.parametrize("explainer", [GuidedBackprop, Deconvolution, DeepLift])
+def test_captums_noise_tunnel_runs_over_it(explainer):
+    torch.manual_seed(0)
+    model, x = Net("functional").double().eval(), images()
+    smooth = NoiseTunnel(explainer(model)).attribute(x, nt_samples=2, stdevs=1e-9, target=1)
+    torch.testing.assert_close(smooth, explainer(model).attribute(x, target=1), rtol=1e-4, atol=1e-6)

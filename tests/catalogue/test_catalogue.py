@@ -56,6 +56,16 @@ def test_the_references_cover_the_catalogue():
     assert set(references.ACTIVATIONS) == {activation.name for activation in lb.CATALOGUE}
 
 
+@pytest.mark.parametrize("activation", lb.CATALOGUE, ids=lambda activation: activation.name)
+def test_the_catalogue_knows_what_runs_on_the_pre_activation_alone(activation: lb.Activation):
+    if activation.has_defaults:
+        assert activation.function(points()).shape == points().shape
+        lb.Surrogate(activation.name)
+    else:
+        with pytest.raises((TypeError, RuntimeError)):
+            activation.function(points())
+
+
 @by_rule
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @by_label

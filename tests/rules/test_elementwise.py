@@ -87,6 +87,8 @@ def test_unreadable_rules_are_refused(text: str, message: str):
             r"Linear is a class; a rule is an instance: Linear\(\)",
         ),
         (lambda: lb.Surrogate(3), "a function or an activation's name, got 3"),
+        (lambda: lb.Surrogate("clamp"), "got clamp, which needs further arguments"),
+        (lambda: lb.Surrogate(F.prelu), "got prelu, which needs further arguments"),
         (
             lambda: lb.with_rule(torch.tanh, "linear"),
             r"expected a backward rule such as Linear\(\), got 'linear'",

@@ -30,11 +30,13 @@ class Activation:
         name: PyTorch's name of its function, such as "leaky_relu".
         module: Its module class in `torch.nn`; None for the rounding family.
         kinks: (a, f'(a)) at each kink, with default arguments: the subgradient that `Exact` uses.
+        has_defaults: False if it cannot be called with the pre-activation alone.
     """
 
     name: str
     module: type[nn.Module] | None
     kinks: tuple[tuple[float, float], ...] = ()
+    has_defaults: bool = True
 
     @property
     def function(self) -> Function:
@@ -46,7 +48,7 @@ CATALOGUE: tuple[Activation, ...] = (
     Activation("relu", nn.ReLU, ((0.0, 0.0),)),
     Activation("relu6", nn.ReLU6, ((0.0, 0.0), (6.0, 0.0))),
     Activation("leaky_relu", nn.LeakyReLU, ((0.0, 0.01),)),
-    Activation("prelu", nn.PReLU, ((0.0, 0.25),)),
+    Activation("prelu", nn.PReLU, ((0.0, 0.25),), has_defaults=False),
     Activation("rrelu", nn.RReLU, ((0.0, (1 / 8 + 1 / 3) / 2),)),
     Activation("elu", nn.ELU),
     Activation("selu", nn.SELU, ((0.0, 1.0507009873554805 * 1.6732632423543772),)),
@@ -65,13 +67,13 @@ CATALOGUE: tuple[Activation, ...] = (
     Activation("softshrink", nn.Softshrink, ((-0.5, 0.0), (0.5, 0.0))),
     Activation("sigmoid", nn.Sigmoid),
     Activation("logsigmoid", nn.LogSigmoid),
-    Activation("threshold", nn.Threshold),
+    Activation("threshold", nn.Threshold, has_defaults=False),
     Activation("sign", None, ((0.0, 0.0),)),
     Activation("round", None, ((0.5, 0.0),)),
     Activation("floor", None, ((1.0, 0.0),)),
     Activation("ceil", None, ((1.0, 0.0),)),
     Activation("trunc", None, ((1.0, 0.0),)),
-    Activation("clamp", None),
+    Activation("clamp", None, has_defaults=False),
 )
 
 # Other names of the same functions.

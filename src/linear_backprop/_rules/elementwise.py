@@ -148,7 +148,8 @@ class Surrogate(BackwardRule):
             catalogued function is kept by its name, so `Surrogate(F.silu) == Surrogate("silu")`.
 
     Raises:
-        LinearBackpropError: The name is not in the catalogue, or `function` cannot be called.
+        LinearBackpropError: The name is not in the catalogue, `function` cannot be called, or it is an activation
+            that has no default for its further arguments, as prelu, threshold and clamp have not.
 
     Examples:
         >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
@@ -169,6 +170,11 @@ class Surrogate(BackwardRule):
             activation_named(self.function)
         else:
             raise LinearBackpropError(f"Surrogate needs a function or an activation's name, got {self.function!r}")
+        if isinstance(self.function, str) and not activation_named(self.function).has_defaults:
+            raise LinearBackpropError(
+                f"Surrogate needs a function of the pre-activation alone, got {self.function}, which needs further "
+                f"arguments; give them, as in Surrogate(lambda a: torch.clamp(a, -1, 1))"
+            )
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
         """g * function'(a)."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._rules.attribution import Rescale
 from .._rules.rescaled_maximum import RescaledMaximum
 from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doubled, further, like, targets_of
-from ._ruled import RuledPass, gradients, leaves_of
+from ._ruled import RuledAttribution, RuledPass, gradients, leaves_of
 
 _UNNAMED = (
     "a product of activations, a maximum by amax, max or maximum, an activation written out in arithmetic, in "
@@ -21,7 +21,7 @@ _UNNAMED = (
 )
 
 
-class DeepLift:
+class DeepLift(RuledAttribution):
     """DeepLIFT, the Rescale rule: what each input adds to the difference between an output and its baseline's.
 
     attribution = multiplier * (input - baseline), where the multiplier is the gradient under `Rescale` and, for max
@@ -53,8 +53,8 @@ class DeepLift:
     """
 
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
+        super().__init__(RuledPass(model, Rescale(eps), (RescaledMaximum(eps),)))
         self.multiplies_by_inputs = multiply_by_inputs
-        self._pass = RuledPass(model, Rescale(eps), (RescaledMaximum(eps),))
         self._warned = self._compared = False
 
     @torch.inference_mode(False)
@@ -102,6 +102,10 @@ class DeepLift:
             self._warn_once(delta, chosen, apart, contributions)
         attributions = like(inputs, contributions if self.multiplies_by_inputs else multipliers)
         return (attributions, delta) if return_convergence_delta else attributions
+
+    def has_convergence_delta(self) -> bool:
+        """True: `attribute` takes `return_convergence_delta`."""
+        return True
 
     def _warn_once(self, delta: Tensor, chosen: Tensor, apart: Tensor, contributions: tuple[Tensor, ...]) -> None:
         """Say by how much the sums are off, and what may be why, where rounding is not."""

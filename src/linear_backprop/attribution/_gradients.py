@@ -11,16 +11,16 @@ from torch import nn
 from .._rules import attribution as rules
 from .._rules.rule import BackwardRule
 from ._arguments import Target, Tensors, as_tuple, further, like, targets_of
-from ._ruled import RuledPass, gradients, leaves_of
+from ._ruled import RuledAttribution, RuledPass, gradients, leaves_of
 
 
-class _GradientUnderARule:
+class _GradientUnderARule(RuledAttribution):
     """The gradient of a chosen output by the inputs, every elementwise activation following one rule."""
 
     rule: ClassVar[BackwardRule]
 
     def __init__(self, model: nn.Module) -> None:
-        self._pass = RuledPass(model, self.rule)
+        super().__init__(RuledPass(model, self.rule))
         self._warned = False
 
     @torch.inference_mode(False)

@@ -105,6 +105,24 @@ class RuledPass:
         self._called[function] = self._called.get(function, True) and is_recorded()
 
 
+class RuledAttribution:
+    """A ruled pass, with what captum's wrappers, such as its `NoiseTunnel`, ask of an attribution."""
+
+    multiplies_by_inputs = False
+
+    def __init__(self, ruled_pass: RuledPass) -> None:
+        self._pass = ruled_pass
+
+    @property
+    def forward_func(self) -> nn.Module:
+        """The model."""
+        return self._pass.model
+
+    def has_convergence_delta(self) -> bool:
+        """True if `attribute` takes `return_convergence_delta`."""
+        return False
+
+
 def leaves_of(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The inputs as leaves of a graph of their own."""
     # A tensor made in inference mode can be no leaf.
