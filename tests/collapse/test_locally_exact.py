@@ -359,24 +359,92 @@ def test_what_was_freed_is_said():
             loss.backward()
 
 
-def test_convert_takes_an_activation_that_is_overwritten():
-    class Overwrites(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.head = nn.Linear(5, 5), nn.Linear(5, C)
+class Overwrites(nn.Module):
+    """Something is written into what an activation put out, which may lie in the memory of its pre-activation."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            h = F.silu(self.first(x))
-            h += 1
-            return self.head(h)
+    def __init__(self, activation: nn.Module, write: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, C)
+        self.activation, self.write = activation, write
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.write(self.activation(self.second(torch.tanh(self.first(x))))))
+
+
+WRITES: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
+    (lambda h: h.add_(1), lambda h: h + 1),
+    (lambda h: h.mul_(2), lambda h: h * 2),
+    (lambda h: F.silu(h, inplace=True), F.silu),
+    (lambda h: F.dropout(h, 0.5, True, inplace=True), lambda h: F.dropout(h, 0.5, True)),
+]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(("write", "apart"), WRITES, ids=["add", "mul", "silu", "dropout"])
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+def test_what_an_activation_put_out_may_be_overwritten(chain, write, apart, inplace: bool):
     torch.manual_seed(0)
-    model = Overwrites()
-    x = torch.randn(N, 5)
-    expected = torch.autograd.grad(model(x).square().sum(), model.parameters())
-    with lb.convert(model, lb.LocallyExact()):
-        got = torch.autograd.grad(model(x).square().sum(), model.parameters())
-    torch.testing.assert_close(got, expected)  # one activation: nothing lies further down, and the rule is Backprop
+    model, x = Overwrites(nn.SiLU(inplace), write).double(), torch.randn(N, 5, dtype=torch.float64)
+    twin = copy.deepcopy(model)
+    twin.activation, twin.write = nn.SiLU(), apart
+
+    def found(model: nn.Module, run: nn.Module) -> tuple[Tensor, ...]:
+        torch.manual_seed(1)
+        return torch.autograd.grad(run(x).square().sum(), list(model.parameters()))
+
+    lb.convert(twin, lb.LocallyExact(chain), layers=lb.LINEAR_LAYERS)
+    expected = found(twin, twin)
+    for always in (False, True):
+        fast = lb.collapse(model, lb.LocallyExact(chain), layers=lb.LINEAR_LAYERS, always=always)
+        torch.testing.assert_close(found(model, fast), expected, rtol=1e-10, atol=1e-13)
+    lb.convert(model, lb.LocallyExact(chain), layers=lb.LINEAR_LAYERS)
+    torch.testing.assert_close(found(model, model), expected, rtol=1e-12, atol=1e-15)
+
+
+class BesideEachOther(nn.Module):
+    """Networks of one input, two of which may have an output together."""
+
+    def __init__(self, joined: bool) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(
+            [nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, outputs)) for outputs in (3, 2, 2)]
+        )
+        self.joined = joined
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        actor, critic, other = (network(x.flatten(1) * 2) for network in self.networks)
+        return actor, critic, critic + other if self.joined else other
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("takes", [False, True])
+@pytest.mark.parametrize("always", [None, False, True])
+def test_networks_beside_each_other_have_a_backward_pass_each(chain, joined: bool, takes: bool, always: bool | None):
+    """As in plain PyTorch, where one may be stepped between them."""
+    torch.manual_seed(0)
+    model, twin = BesideEachOther(joined).double(), BesideEachOther(joined).double()
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(N, 6, dtype=torch.float64, requires_grad=takes)
+    other_x = x.detach().clone().requires_grad_(takes)
+    lb.convert(twin, lb.LocallyExact(chain))
+    sum(y.square().sum() for y in twin(other_x)).backward()
+    if always is None:
+        lb.convert(model, lb.LocallyExact(chain))
+    run = model if always is None else lb.collapse(model, lb.LocallyExact(chain), always=always)
+    first, *others = run(x)
+    first.square().sum().backward()
+    with torch.no_grad():
+        for p in model.networks[0].parameters():
+            p.mul_(2)
+    if joined:
+        sum(y.square().sum() for y in others).backward()
+    else:
+        for y in others:
+            y.square().sum().backward()
+    got = [p.grad for p in model.parameters()] + [x.grad]
+    expected = [p.grad for p in twin.parameters()] + [other_x.grad]
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-13)
 
 
 def test_a_compiled_model():

@@ -258,6 +258,31 @@ def test_what_is_not_selected_is_to_be_selected_if_that_helps():
     assert "so use lb.convert" in named_remedy(below_a_norm.double(), x, "0")
 
 
+class OfItsOwn(nn.Module):
+    """Activations of modules, and then one that the model's own code calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+        self.head = nn.Linear(8, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.below(x)))
+
+
+@pytest.mark.parametrize("where", ["below.3", "below.1", ["below.1", "below.3"], lb.after("below.0")], ids=str)
+def test_what_the_model_s_own_code_calls_is_to_be_selected_too(where):
+    torch.manual_seed(0)
+    model, x = OfItsOwn().double(), torch.randn(N, 6, dtype=torch.float64)
+    assert "so select it, too (`where=['below.1', 'below.3', '']`)" in named_remedy(model, x, where)
+    twin = copy.deepcopy(model)
+    lb.convert(twin)
+    fast = lb.collapse(model, where=["below.1", "below.3", ""], always=True)
+    torch.testing.assert_close(
+        gradients(model, fast, x, summed), gradients(twin, twin, x, summed), rtol=RTOL, atol=ATOL
+    )
+
+
 class SharedActivation(nn.Module):
     """One module runs above and below a normalization: it cannot be selected."""
 

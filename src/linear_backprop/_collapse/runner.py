@@ -16,7 +16,7 @@ from .captured.graph import compiled, computes, inputs_of, outputs_of
 from .locally_exact import LocallyExact
 from .plan.analysis import Analysis
 from .plan.costs import Costs
-from .plan.cutting import Cutter
+from .plan.cutting import Connected, Cutter
 from .plan.pieces import Piece, cut_piece
 from .plan.plan import Plan
 from .step.accumulation import Accumulation
@@ -141,6 +141,10 @@ class LocalRunner:
         self._placeholders = inputs_of(graph)
         self._returned = outputs_of(graph)
         self._piece = self._whole_piece() if self.whole else self.plan.cut()
+        self._components = [
+            Connected(_places(self.plan.outputs, each.outputs), _places(self._piece.inputs, each.sources))
+            for each in self.plan.components
+        ]
 
     def collapses(self, samples: int) -> bool:
         """Whether the unit vectors are sent down the chain, in a batch of so many samples."""
@@ -159,7 +163,7 @@ class LocalRunner:
         if not chained:
             leaves = [values[n].detach() for n in plan.leaves]
             outputs = [piece.outputs.index(n) for n in plan.outputs]
-            maps = Maps(plan, self.gradients, [values[n] for n in plan.samples], leaves, outputs)
+            maps = Maps(plan, self.gradients, [values[n] for n in plan.samples], leaves, outputs, self._components)
         cutter = Cutter(self.rule, plan.rule, chained)
         made = run_cut(
             piece.module,
@@ -214,6 +218,10 @@ def run_what_is_under(plan: Plan, group: dist.ProcessGroup | None, values: dict[
     plan.under.run(own)
     values.update({node: own[node] for node in plan.under.outputs})
     return parameters
+
+
+def _places(nodes: Sequence[fx.Node], chosen: Collection[fx.Node]) -> set[int]:
+    return {place for place, node in enumerate(nodes) if node in chosen}
 
 
 def _takes_gradient(value: Any) -> bool:

@@ -19,10 +19,27 @@ def begin(values: Tensor) -> tuple[Tensor, GradientEdge]:
     return begun, get_gradient_edge(begun)
 
 
+def begin_at(values: Tensor) -> GradientEdge:
+    """Make a tensor itself the beginning of a graph, forgetting that below it; the edge as for `begin`."""
+    _BeginAt.apply(values.new_empty(0).requires_grad_(), values.detach_())
+    return get_gradient_edge(values)
+
+
 class _Begin(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, token: Tensor, values: Tensor) -> Tensor:
         return values.detach()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, None
+
+
+class _BeginAt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, values: Tensor) -> Tensor:
+        ctx.mark_dirty(values)
+        return values
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]

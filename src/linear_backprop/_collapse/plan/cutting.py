@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..._rules.elementwise import Linear, MeanLinear
 from ..._rules.rule import BackwardRule, LayerRule
 from ..._torch.functions import Function
 from ..._torch.tensors import is_view
-from ..captured.beginning import begin
+from ..captured.beginning import begin, begin_at
 from ..captured.layout import Form
 
 
@@ -78,9 +78,10 @@ class Cutter:
                 f"under LocallyExact, {getattr(function, '__name__', function)} cannot overwrite a view of a "
                 f"tensor: use its out-of-place form (inplace=False)"
             )
-        if h is a:  # written in place, and so with the graph below it
-            h.detach_().requires_grad_(self.chained)
-            self.cuts[-1].h = get_gradient_edge(h) if self.chained else None
+        if h is a and self.chained:  # written in place, and so with the graph below it
+            self.cuts[-1].h = begin_at(h)
+        elif h is a:
+            h.detach_()
         return h
 
     def run_layer(self, function: Function, layer: LayerRule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -123,6 +124,60 @@ def gradients(
 ) -> tuple[Tensor | None, ...]:
     """`torch.autograd.grad`, None for inputs that the outputs do not depend on."""
     return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=keep, allow_unused=True)  # pyright: ignore
+
+
+@dataclass
+class Connected:
+    """Outputs with one backward pass: what they have in common depends on parameters, and autograd frees it once.
+
+    Attributes:
+        outputs: Their places among all outputs.
+        sources: The places of the inputs that they depend on.
+        learned: The nodes of their graph that read a parameter.
+    """
+
+    outputs: set[int]
+    sources: set[int]
+    learned: set[Node] = field(default_factory=set[Node])
+
+
+def connected(
+    outputs: Sequence[GradientEdge | None],
+    sources: Mapping[int, GradientEdge],
+    parameters: Collection[int],
+    cuts: Sequence[Cut],
+) -> list[Connected]:
+    """All outputs, those together that have one backward pass.
+
+    Args:
+        outputs: Their edges.
+        sources: By an input's place, the edge at which its graph begins.
+        parameters: Which of the inputs are parameters.
+        cuts: The activations between them.
+    """
+    if len(outputs) == 1:
+        return [Connected({0}, set(sources))]
+    begins = {source.node: place for place, source in sources.items()}
+    through = {cut.h.node: [e.node for e in (cut.a, *cut.parameters) if e is not None] for cut in cuts if cut.h}
+    found: list[Connected] = []
+    for index, output in enumerate(outputs):
+        each, seen = Connected({index}, set()), set[Node]()
+        queue = [output.node] if output is not None else []
+        while queue:
+            node = queue.pop()
+            if node in begins:
+                each.sources.add(begins[node])
+            elif node not in seen:
+                seen.add(node)
+                below = through[node] if node in through else [b for b, _ in node.next_functions if b is not None]
+                if any(begins.get(b) in parameters for b in below):
+                    each.learned.add(node)
+                queue += below
+        for other in [other for other in found if other.learned & each.learned]:
+            found.remove(other)
+            each = Connected(each.outputs | other.outputs, each.sources | other.sources, each.learned | other.learned)
+        found.append(each)
+    return found
 
 
 @dataclass(eq=False)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,46 +15,55 @@ from ..._rules.rule import BackwardRule, LayerRule
 from ..._torch.functions import Function
 
 
-@dataclass(frozen=True)
-class Noted:
-    """An activation's slope and its derivatives by tensors of its own, noted while it runs.
+class Noted(NamedTuple):
+    """What is noted of one non-linearity, of a batch or of combinations of its samples.
 
     Attributes:
-        slope: What cotangents are multiplied with; None for 1.
-        by_own: For each tensor of its own, the derivative of every value by the entry that it depends on.
+        value: What it puts out; None if that is not emitted.
+        slope: What its cotangents are multiplied with; None for 1.
+        own: For each tensor of its own, the derivative of every value by the entry that it depends on.
+        constants: Those of a layer's map.
     """
 
+    value: Tensor | None
     slope: Tensor | None
-    by_own: tuple[Tensor, ...]
+    own: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...]
+
+    @property
+    def combined(self) -> list[Tensor]:
+        """Those of its tensors that have an entry for each sample, and are combined."""
+        return [t for t in (self.value, *self.own) if t is not None]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in order."""
+        return [t for t in (self.value, self.slope, *self.own, *self.constants) if t is not None]
 
 
 def note_activation(
     function: Function, rule: BackwardRule, own: tuple[Tensor, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None, *tuple[Tensor, ...]]:
     """Run an activation: its value, its slope, and its derivatives by tensors of its own."""
-    noted: list[Noted] = []
+    noted: list[tuple[Tensor | None, list[Tensor]]] = []
 
     def carrier(f: Callable[..., Tensor], _rule: BackwardRule, a: Tensor, *parameters: Tensor) -> Tensor:
         with torch.no_grad():
-            noted.append(_derivatives(f, rule, own, a, parameters))
+            slope = rule.slope(a.detach(), lambda z: f(z, *parameters)) if isinstance(rule, MeanLinear) else None
+            noted.append((slope, _derivatives_by(own, f, a, parameters)))
             return f(a, *parameters)
 
     call = Call(function, args, kwargs)
     with torch.enable_grad():  # without, the call would not be looked at
         h: Tensor = run_activation(call.on(call.input.detach()), rule, carrier)
-    return h, noted[0].slope, *noted[0].by_own
+    ((slope, derivatives),) = noted
+    return h, slope, *derivatives
 
 
-def _derivatives(
-    f: Callable[..., Tensor], rule: BackwardRule, own: tuple[Tensor, ...], a: Tensor, parameters: tuple[Tensor, ...]
-) -> Noted:
-    slope = None
-    if isinstance(rule, MeanLinear):
-        slope = rule.slope(a.detach(), lambda z: f(z, *parameters))
-    by_own = [
-        _derivative(lambda t, each=each: f(a, *(t if p is each else p for p in parameters)), each) for each in own
-    ]
-    return Noted(slope, tuple(by_own))
+def _derivatives_by(
+    own: tuple[Tensor, ...], f: Callable[..., Tensor], a: Tensor, parameters: tuple[Tensor, ...]
+) -> list[Tensor]:
+    return [_derivative(lambda t, each=each: f(a, *(t if p is each else p for p in parameters)), each) for each in own]
 
 
 def _derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Remedies:
         """The modules of which nothing lies below a fault."""
         below = self.trace.made_of(self.faults)
         while True:
-            partly = {path for node, path in self.paths.items() if node in below} | {""}
+            partly = {path for node, path in self.paths.items() if node in below}
             more = [node for node, path in self.paths.items() if node not in below and path in partly]
             if not more:
                 break
@@ -92,7 +92,7 @@ class Remedies:
         order = [path for path, _ in self.model.named_modules(remove_duplicate=False)]
         others = {*self.paths.values()}.difference(self.wanted)
         if len(self.wanted) > _MOST_PATHS:
-            before = reversed(order[1 : min(map(order.index, self.wanted))])
+            before = reversed(order[: max(1, min(map(order.index, self.wanted)))])
             for path in sorted(before, key=lambda path: path.count(".")):
                 takes = selection(after(path), self.model).selects
                 if all(takes(p, self.model) for p in self.wanted) and not any(takes(p, self.model) for p in others):

@@ -91,7 +91,7 @@ class Accumulation:
                 "backward() of a forward pass inside accumulate(), after the block: call it inside, or run the "
                 "model again"
             )
-        if any(constants for _, constants in step.noted):
+        if any(each.constants for each in step.noted):
             raise LinearBackpropError(
                 "every micro-batch has its own statistics under ConstantStatistics(): call backward() for each "
                 "without accumulate(), or put batch normalization in eval mode"

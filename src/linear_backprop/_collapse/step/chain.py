@@ -21,7 +21,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ..._errors import CollapseError
 from ..._torch.recording import graph_is_kept
 from ..captured.beginning import begin
-from ..plan.cutting import Cut, Cutter, gradients, separate
+from ..plan.cutting import Cut, Cutter, connected, gradients, separate
 from .functions import outputs_apart, require_one_cotangent
 from .maps import Maps
 from .workers import averaged, require_same
@@ -64,19 +64,19 @@ def run_cut(
     likes = [inputs[i].detach().to("meta") for i in places]
     if maps is not None:
         maps.note(cutter.noted)
-    step = _Pass(
-        cutter,
-        edges,
-        likes,
-        arguments,
-        [get_gradient_edge(y) if y.requires_grad else None for y in outputs],
-        maps,
-        group,
-        names,
-    )
-    connected = _Local.apply(step, outputs_apart(outputs), *[inputs[i] for i in places])
-    for i, y in zip(differentiable, connected, strict=True):
-        results[i] = y
+    tops = [get_gradient_edge(y) if y.requires_grad else None for y in outputs]
+    step = _Pass(cutter, edges, likes, arguments, tops, maps, group, names)
+    apart = outputs_apart(outputs)
+    if maps is not None:
+        components = maps.components
+    else:
+        parameters = [i for i in places if not is_argument[i]]
+        components = connected(tops, dict(zip(places, edges, strict=True)), parameters, cutter.cuts)
+    for each in components:
+        own = [y if i in each.outputs else None for i, y in enumerate(apart)]
+        made = _Local.apply(step, own, *[inputs[i] if i in each.sources else None for i in places])
+        for i in each.outputs:
+            results[differentiable[i]] = made[i]
     return results
 
 
@@ -114,20 +114,21 @@ class _Pass:
             for cut, mean in zip(sloped, averaged([c.slope for c in sloped], group) if sloped else (), strict=True):  # pyright: ignore
                 cut.slope = mean
 
-    def gradients(self, g: Sequence[Tensor | None], keep: bool) -> list[Tensor | None]:
-        """Of all that its graph begins with."""
+    def gradients(self, g: Sequence[Tensor | None], sources: Sequence[Any], keep: bool) -> list[Tensor | None]:
+        """Of what its graph begins with; None where `sources` has None, on which none of these outputs depends."""
         if self.group is not None:
             require_same([[each is not None for each in g]], self.names, self.group, _device(g))
         of_arguments, of_h = self._chain(g)
         found = self._of_parameters(g, of_h, keep)
         found.update(zip(self.arguments, of_arguments, strict=True))
         if self.group is not None:
+            reached = [i for i in self.parameters if sources[i] is not None]
             dense = [
                 torch.zeros_like(self.likes[i], device=_device(g)) if (p := found.get(i)) is None else p
-                for i in self.parameters
+                for i in reached
             ]
-            found.update(zip(self.parameters, averaged(dense, self.group) if dense else (), strict=True))
-        return [found.get(i) for i in range(len(self.sources))]
+            found.update(zip(reached, averaged(dense, self.group) if dense else (), strict=True))
+        return [None if source is None else found.get(i) for i, source in enumerate(sources)]
 
     def _chain(self, g: Sequence[Tensor | None]) -> tuple[Sequence[Tensor | None], Iterable[Tensor | None]]:
         """The cotangents that the chain brings to the arguments, and one by one to every h, the last first."""
@@ -213,7 +214,9 @@ def _device(g: Sequence[Tensor | None]) -> torch.device:
 
 class _Local(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, step: _Pass, outputs: list[Tensor], *sources: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, step: _Pass, outputs: list[Tensor | None], *sources: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         ctx.step = step
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*sources)  # autograd sees to it that none of them changes
@@ -225,9 +228,9 @@ class _Local(torch.autograd.Function):
             raise CollapseError("LocallyExact cannot be differentiated again (create_graph=True); use another rule")
         step: _Pass = ctx.step
         kept = graph_is_kept()
-        sources: tuple[Tensor, ...] = ctx.saved_tensors
+        sources: tuple[Tensor | None, ...] = ctx.saved_tensors
         if all(each is None for each in g):
             return (None,) * (2 + len(sources))
         if step.maps is not None:
             require_one_cotangent(g)
-        return None, None, *step.gradients(g, kept)
+        return None, None, *step.gradients(g, sources, kept)

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map
 
 from ..._torch.functions import is_of_pytorch
 from ..captured.graph import compiled, inputs_of, tracing, undisturbed
+from ..plan.emission import Noted
 from ..plan.plan import Plan
 
-Noted = tuple[Tensor | None, Tensor | None, tuple[Tensor, ...], tuple[Tensor, ...]]
-"""Of one non-linearity: values, slope, derivatives by its own tensors, and constants."""
 Receive = Callable[[int, Tensor], None]
 """Takes one gradient, after its place among samples, leaves and what is emitted."""
 
@@ -80,27 +80,28 @@ class Gradients:
             autocast: What the forward pass ran under.
             receive: Takes them one by one.
         """
-        flat = [*leaves, *samples, *(t for each in noted for t in _flat(each)), *cotangents]
+        flat = [*leaves, *samples, *(t for each in noted for t in each.tensors), *cotangents]
         if self._reorders:
             flat = [z.contiguous() for z in flat]
         key = wanted, autocast, batch, tuple(z.stride() for z in flat)
         if key not in self._traced:
-            self._traced[key] = self._trace(wanted, [_counts(each) for each in noted], batch, autocast, flat)
+            self._traced[key] = self._trace(wanted, noted, batch, autocast, flat)
         with torch.no_grad():
             self._traced[key](receive, *flat)
 
     def _trace(
-        self, wanted: Wanted, counts: list[_Counts], batch: int, autocast: Autocast, flat: list[Tensor]
+        self, wanted: Wanted, noted: Sequence[Noted], batch: int, autocast: Autocast, flat: list[Tensor]
     ) -> Callable[..., None]:
         plan = self.plan
+        present = tree_map(lambda t: t is not None, list(noted))
         numbers = {n: plan.number(n, batch) for n in plan.replay.inputs if n in plan.analysis.trace.numbers}
 
         def gradients(*given: Tensor) -> list[Tensor | None]:
             rest = list(given)
             of_leaves = _begun(_taken(rest, len(plan.leaves)), wanted.leaves)
             of_samples = _begun(_taken(rest, len(plan.samples)), wanted.samples)
-            noted = [_structured(rest, count) for count in counts]
-            emitted = [h.requires_grad_() for h, *_ in noted if h is not None] if wanted.emitted else []
+            noted: list[Noted] = tree_map(lambda is_there: rest.pop(0) if is_there else None, present)
+            emitted = [n.value.requires_grad_() for n in noted if n.value is not None] if wanted.emitted else []
             values = numbers | dict(zip([*plan.leaves, *plan.samples], [*of_leaves, *of_samples], strict=True))
             with torch.enable_grad(), autocast.again():
                 made = plan.replay.module(*[values[n] for n in plan.replay.inputs], *noted)
@@ -145,32 +146,6 @@ class Autocast:
     def again(self) -> torch.autocast:
         """A context."""
         return torch.autocast(self.device, self.dtype, self.enabled, cache_enabled=False)
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """How many tensors a `Noted` has in each place."""
-
-    values: int
-    slopes: int
-    own: int
-    constants: int
-
-
-def _counts(noted: Noted) -> _Counts:
-    values, slope, own, constants = noted
-    return _Counts(values is not None, slope is not None, len(own), len(constants))
-
-
-def _flat(noted: Noted) -> list[Tensor]:
-    values, slope, own, constants = noted
-    return [t for t in (values, slope, *own, *constants) if t is not None]
-
-
-def _structured(rest: list[Tensor], counts: _Counts) -> Noted:
-    values, slopes = _taken(rest, counts.values), _taken(rest, counts.slopes)
-    own, constants = _taken(rest, counts.own), _taken(rest, counts.constants)
-    return next(iter(values), None), next(iter(slopes), None), tuple(own), tuple(constants)
 
 
 def _taken(rest: list[Tensor], count: int) -> list[Tensor]:

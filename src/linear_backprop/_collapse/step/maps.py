@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..captured.layout import Form, Layout
-from ..plan.cutting import Cut
+from ..plan.cutting import Connected, Cut
+from ..plan.emission import Noted
 from ..plan.plan import Plan
-from .gradients import Autocast, Gradients, Noted, Wanted
+from .gradients import Autocast, Gradients, Wanted
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Maps:
         samples: The inputs of the collapsed part.
         leaves: Its leaves.
         outputs: Which of the results its outputs are.
+        components: Those outputs, by their places among them, that have a backward pass together.
     """
 
     plan: Plan
@@ -31,6 +33,7 @@ class Maps:
     samples: list[Tensor]
     leaves: list[Tensor]
     outputs: list[int]
+    components: list[Connected]
 
     def __post_init__(self) -> None:
         self.noted: list[tuple[Form, tuple[Tensor, ...]]] = []
@@ -58,7 +61,7 @@ class Maps:
         for (n, noting), layout, (form, constants) in zip(plan.noted, plan.emitted_layouts, self.noted, strict=True):
             h = _zeros(layout, rows, form, cotangents) if noting.emits else None
             slope = next(slopes) if n.layer is None else None
-            noted.append((h, slope, (h,) * noting.own if h is not None else (), constants))
+            noted.append(Noted(h, slope, (h,) * noting.own if h is not None else (), constants))
         found: dict[int, Tensor] = {}
         self.gradients(
             Wanted(tuple(each is not None for each in g), self.takes, (False,) * len(self.leaves), emitted=True),

@@ -12,9 +12,10 @@ from torch import Tensor, fx
 
 from ..._errors import CollapseError
 from ..captured.layout import Form
+from ..plan.emission import Noted
 from ..plan.plan import Plan
 from .aggregates import Aggregates
-from .gradients import Autocast, Gradients, Noted, Receive, Wanted
+from .gradients import Autocast, Gradients, Receive, Wanted
 from .workers import averaged, require_same
 
 # How far combinations may be off, relative to the largest value: rounding over the layers.
@@ -30,7 +31,7 @@ class Step:
         gradients: Its gradients.
         values: What is to be aggregated: the collapsed part's inputs, and what its non-linearities put out.
         forms: The forms of `values`, then of the outputs.
-        noted: Slope and constants of every non-linearity.
+        noted: Of every non-linearity, without what is to be aggregated.
         leaves: The values of the leaves.
         connected: The leaves.
         autocast: What it ran under.
@@ -44,7 +45,7 @@ class Step:
     gradients: Gradients
     values: list[Tensor]
     forms: list[Form]
-    noted: list[tuple[Tensor | None, tuple[Tensor, ...]]]
+    noted: list[Noted]
     leaves: list[Tensor]
     connected: list[Tensor]
     autocast: Autocast
@@ -73,10 +74,10 @@ class Step:
         with torch.no_grad():
             made = plan.forward.run(values)
         copies = dict(zip(plan.copied_samples, made, strict=False))
-        noted: Sequence[Noted] = made[len(copies) :]
+        noted = [Noted(*each) for each in made[len(copies) :]]
         kept = [copies[n] if n in copies else values[n].detach() for n in plan.samples]
-        for h, _, own, _ in noted:
-            kept += [z for z in (h, *own) if z is not None]
+        for each in noted:
+            kept += each.combined
         plan.require_shapes(values)
         with torch.no_grad():  # as views of what comes from below were made
             values.update({n: values[n].clone() for n in plan.aliased})
@@ -85,7 +86,7 @@ class Step:
             gradients=gradients,
             values=kept,
             forms=[Form.of(z) for z in (*kept, *(values[n] for n in plan.outputs))],
-            noted=[(slope, constants) for _, slope, _, constants in noted],
+            noted=[each._replace(value=None, own=()) for each in noted],
             leaves=leaves,
             connected=connected,
             autocast=Autocast.now(kept[0].device.type),
@@ -130,9 +131,10 @@ class Step:
         combinations = iter([layout.place(z, form) for layout, z, form in rows])
         samples = [next(combinations) for _ in plan.samples]
         noted: list[Noted] = []
-        for (_, noting), slope, (_, constants) in zip(plan.noted, self._slopes(), self.noted, strict=True):
-            h = next(combinations) if noting.emits else None
-            noted.append((h, slope, tuple(next(combinations) for _ in range(noting.own)), constants))
+        for (_, noting), slope, each in zip(plan.noted, self._slopes(), self.noted, strict=True):
+            value = next(combinations) if noting.emits else None
+            own = tuple(next(combinations) for _ in range(noting.own))
+            noted.append(Noted(value, slope, own, each.constants))
         columns, cotangents = total.cotangents(), list[Tensor]()
         for received, layout, form in zip(wanted.outputs, plan.output_layouts, self._output_forms, strict=True):
             if received:
@@ -177,7 +179,7 @@ class Step:
 
     def _slopes(self) -> list[Tensor | None]:
         """The slopes; over several workers, their means, in one message."""
-        slopes = [slope for slope, _ in self.noted]
+        slopes = [each.slope for each in self.noted]
         present = [slope for slope in slopes if slope is not None]
         if self.group is None or not present:
             return slopes
