@@ -44,10 +44,12 @@ def rules_table() -> Table:
 
 
 def layer_rules_table() -> Table:
-    """The same of the rules for layers."""
+    """The same of the rules for layers, those of `lb.LINEAR_LAYERS` first."""
     table = _table("rule for layers", "cotangent of a", "where it is from")
-    for layer in lb.LINEAR_LAYERS:
-        table.add_row(repr(layer), layer.formula, layer.source)
+    public = (each for each in vars(lb).values() if inspect.isclass(each) and issubclass(each, lb.LayerRule))
+    for rule in dict.fromkeys((*map(type, lb.LINEAR_LAYERS), *public)):
+        if rule is not lb.LayerRule:
+            table.add_row(_call(rule), rule.formula, rule.source)
     return table
 
 
@@ -71,7 +73,7 @@ def _table(*columns: str) -> Table:
     return Table(*columns, box=None, header_style="bold")
 
 
-def _call(rule: type[lb.BackwardRule]) -> str:
+def _call(rule: type[lb.BackwardRule | lb.LayerRule]) -> str:
     """How a rule is written, arguments and their defaults included."""
     parameters = inspect.signature(rule).parameters.values()
     given = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]

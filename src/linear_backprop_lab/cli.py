@@ -262,7 +262,8 @@ def report(runs: Runs = Path("runs"), report: Report = Path("runs/report.html"))
 def rules() -> None:
     """List the backward rules: what each sends to a pre-activation, or a layer's input, a when h receives g."""
     _console.print(rules_table(), "", layer_rules_table(), highlight=False)
-    _console.print("\nIn Python: lb.convert(model, lb.Linear(), layers=lb.LINEAR_LAYERS)", highlight=False)
+    first = f"  # the first {len(lb.LINEAR_LAYERS)}"
+    _console.print(f"\nIn Python: lb.convert(model, lb.Linear(), layers=lb.LINEAR_LAYERS){first}", highlight=False)
     _console.print("\nExamples for --rule:", *_RULE_EXAMPLES, sep="\n  ", highlight=False)
 
 

@@ -15,6 +15,7 @@ import requests
 from lab.made_up import image_config, image_run
 from rich.console import Console
 
+import linear_backprop as lb
 from linear_backprop_lab import cli
 from linear_backprop_lab.records import Run, damage, is_locked, read
 from linear_backprop_lab.studies import (
@@ -312,6 +313,9 @@ def test_rules_lists_every_rule_with_its_formula(linear_backprop):
     for part in ("Exact() g * f'(a)", "PreActivation() g * a", "Clipped(low=-1.0, high=1.0) g if low <= a <= high"):
         assert part in printed
     assert "ConstantStatistics() g * weight / sqrt(var + eps)" in printed
+    for layer in (*lb.LINEAR_LAYERS, lb.RescaledMaximum(), lb.SoftenedMaximum()):
+        assert f"{layer!r} {layer.formula}" in printed
+    assert "layers=lb.LINEAR_LAYERS) # the first 3" in printed
 
 
 def test_a_folder_that_cannot_be_written_is_said_once_before_anything_is_run(linear_backprop, two_runs, tmp_path):

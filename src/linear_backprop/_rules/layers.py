@@ -233,7 +233,7 @@ class StraightThroughDropout(LayerRule):
 
 
 LINEAR_LAYERS: tuple[LayerRule, ...] = (AveragedMaximum(), ConstantStatistics(), StraightThroughDropout())
-"""All of the library's rules for layers."""
+"""Linear Backprop's own rules for layers, one a kind of layer; the other rules for max pooling replace its first."""
 
 LAYER_FUNCTIONS: frozenset[Function] = frozenset().union(*(layer.functions for layer in LINEAR_LAYERS))
 """Every function that one of them governs."""
