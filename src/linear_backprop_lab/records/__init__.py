@@ -7,6 +7,8 @@ from ._environment import environment as environment
 from ._errors import RunError as RunError
 from ._files import require_writable as require_writable
 from ._files import write_whole as write_whole
+from ._flat import flat as flat
+from ._flat import short_name as short_name
 from ._listing import Listed as Listed
 from ._listing import listing as listing
 from ._lock import BusyError as BusyError

@@ -10,6 +10,7 @@ from typing import Any
 
 from ._damage import damage
 from ._errors import RunError
+from ._flat import flat, short_name
 from ._lock import is_locked
 from ._run import Run, folders_below, is_set_aside, run_in
 
@@ -89,7 +90,7 @@ def _settings(folders: Iterable[Path]) -> dict[Path, str]:
     experiments: dict[str, dict[Path, dict[str, Any]]] = defaultdict(dict)
     for folder in folders:
         try:
-            experiments[folder.parent.name][folder] = _flat(run_in(folder).config)
+            experiments[folder.parent.name][folder] = flat(run_in(folder).config)
         except RunError:
             continue
     return {folder: words for flats in experiments.values() for folder, words in _differences(flats).items()}
@@ -97,20 +98,13 @@ def _settings(folders: Iterable[Path]) -> dict[Path, str]:
 
 def _differences(flats: dict[Path, dict[str, Any]]) -> dict[Path, str]:
     values: dict[str, set[str]] = defaultdict(set)
-    for flat in flats.values():
-        for name, value in flat.items():
+    for settings in flats.values():
+        for name, value in settings.items():
             values[name].add(repr(value))
     differing = [name for name, found in values.items() if len(found) > 1 or name == "rule"]
-    return {folder: _words(flat, differing) for folder, flat in flats.items()}
+    return {folder: _words(settings, differing) for folder, settings in flats.items()}
 
 
-def _words(flat: dict[str, Any], names: Sequence[str]) -> str:
-    given = [(name.rpartition(".")[2], flat[name]) for name in names if name in flat]
+def _words(settings: dict[str, Any], names: Sequence[str]) -> str:
+    given = [(short_name(name), settings[name]) for name in names if name in settings]
     return ", ".join(str(value) if name == "rule" else f"{name} {value}" for name, value in given)
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import TypeVar
 
-from linear_backprop_lab.records import Run
+from linear_backprop_lab.records import Run, flat
 
 R = TypeVar("R", bound=Run)
 
@@ -21,13 +21,6 @@ def alike(runs: Iterable[R], *varied: str) -> list[list[R]]:
     """
     groups: dict[str, list[R]] = defaultdict(list)
     for run in runs:
-        groups[json.dumps(_without(run.config, varied), sort_keys=True)].append(run)
+        shared = {path: value for path, value in flat(run.config).items() if path not in varied}
+        groups[json.dumps(shared, sort_keys=True)].append(run)
     return list(groups.values())
-
-
-def _without(config: Mapping[str, Any], varied: Iterable[str], prefix: str = "") -> dict[str, Any]:
-    return {
-        key: _without(value, varied, f"{prefix}{key}.") if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if f"{prefix}{key}" not in varied
-    }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from linear_backprop_lab.records import flat, short_name
 
 from ._job import Job
 
@@ -48,7 +50,7 @@ class Only:
     def holds(self, job: Job) -> bool:
         """Whether the run has the setting; 1 is equal to 1.0, and not to true."""
         wanted = (self.key, isinstance(self.value, bool), self.value)
-        return wanted in ((key, isinstance(value, bool), value) for key, value in _settings(job.run.config))
+        return wanted in ((key, isinstance(value, bool), value) for key, value in _settings(job))
 
 
 def runs_with(jobs: Iterable[Job], only: Sequence[Only]) -> list[Job]:
@@ -64,7 +66,7 @@ def check_settings(jobs: Sequence[Job], only: Sequence[Only]) -> None:
     """
     values: dict[str, dict[str, None]] = {}
     for job in jobs:
-        for key, value in _settings(job.run.config):
+        for key, value in _settings(job):
             values.setdefault(key, {})[json.dumps(value)] = None
     for setting in only:
         if setting.key not in values:
@@ -75,10 +77,5 @@ def check_settings(jobs: Sequence[Job], only: Sequence[Only]) -> None:
         raise UnknownSettingError(f"no run has all of {', '.join(map(str, only))}")
 
 
-def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every setting of a configuration, those of the mappings in it included."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value)
-        else:
-            yield key, value
+def _settings(job: Job) -> Iterator[tuple[str, Any]]:
+    return ((short_name(path), value) for path, value in flat(job.run.config).items())
