@@ -6,29 +6,36 @@ import itertools
 from pathlib import Path
 
 from ._errors import RunError
-from ._files import SUMS, damaged_by_sums
+from ._files import SUMS, check_sums
 from ._run import Run, run_in
 
 
-def damage(run: Run) -> str | None:
-    """What is wrong with the files of the run, in words; None where they are whole or there are none.
+def check(run: Run) -> None:
+    """Check the files of the run, if there are any.
 
     A complete run is compared with its checksums and must have the form of a record; of one without them, made before
     there were any, its arrays are read, too.
     Of an unfinished run, everything that going on would build on is read.
+
+    Raises:
+        RunError: They are damaged.
     """
     if not (run.folder / "config.json").exists() and not _has_content(run):
-        return None
+        return
+    run_in(run.folder)
+    if run.is_complete and (run.folder / SUMS).exists():
+        check_sums(run.folder)
+        _read_record(run)
+    else:
+        _read_everything(run)
+
+
+def damage(run: Run) -> str | None:
+    """What is wrong with the files of the run, in words; None where they are whole or there are none."""
     try:
-        run_in(run.folder)
-        if run.is_complete and (run.folder / SUMS).exists():
-            if (wrong := damaged_by_sums(run.folder)) is not None:
-                return wrong
-            _read_record(run)
-        else:
-            _read_everything(run)
+        check(run)
     except RunError as error:
-        return str(error).partition(";")[0]
+        return error.problem
     return None
 
 

@@ -89,19 +89,24 @@ def sums_of(contents: Iterable[tuple[str, bytes]]) -> bytes:
     return "".join(f"{checksum(content)}  {name}\n" for name, content in sorted(contents)).encode()
 
 
-def damaged_by_sums(folder: Path) -> str | None:
-    """The first file that is not what `SHA256SUMS` says, and in which way; None where all are."""
+def check_sums(folder: Path) -> None:
+    """Compare the files of a folder with its `SHA256SUMS`.
+
+    Raises:
+        RunError: One is not what it says; which, and in which way.
+    """
     try:
         lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
     except OSError as error:
-        return f"{SUMS} cannot be read ({error.strerror})"
+        raise RunError(f"{SUMS} cannot be read ({error.strerror})") from error
+    if not lines:
+        raise RunError(f"{SUMS} is empty")
     for line in lines:
         match = _LINE.fullmatch(line)
         if match is None:
-            return f"{SUMS} is damaged"
+            raise RunError(f"{SUMS} is damaged")
         expected, name = match.groups()
         if not (folder / name).is_file():
-            return f"{name} is missing"
+            raise RunError(f"{name} is missing")
         if checksum((folder / name).read_bytes()) != expected:
-            return f"{name} is not as it was written"
-    return None if lines else f"{SUMS} is empty"
+            raise RunError(f"{name} is not as it was written")

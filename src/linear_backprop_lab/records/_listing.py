@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ._damage import damage
+from ._damage import check
 from ._errors import RunError
 from ._flat import flat, short_name
 from ._lock import is_locked
@@ -33,9 +34,9 @@ class Listed:
     experiment: str
     settings: str
     state: str
-    detail: str
-    best_accuracy: float | None
-    seconds: float | None
+    detail: str = ""
+    best_accuracy: float | None = None
+    seconds: float | None = None
 
 
 def listing(root: Path) -> list[Listed]:
@@ -47,25 +48,27 @@ def listing(root: Path) -> list[Listed]:
 
 
 def _listed(folder: Path, settings: str) -> Listed:
-    experiment = folder.parent.name
+    known = partial(Listed, folder, folder.parent.name, settings)
     if is_set_aside(folder):
-        return Listed(folder, experiment, settings, "set aside", "", None, None)
+        return known("set aside")
     try:
         run = run_in(folder)
-        if is_locked(run):
-            state, detail = "running", _progress(run)
-        elif (wrong := damage(run)) is not None:
-            return Listed(folder, experiment, settings, "broken", wrong, None, None)
-        else:
-            state, detail = _resting_state(run)
+        state, detail = _state(run)
         accuracies = [line["test_accuracy"] for line in run.metrics if line.get("test_accuracy") is not None]
-        return Listed(folder, experiment, settings, state, detail, max(accuracies, default=None), _seconds(run))
+        return known(state, detail, max(accuracies, default=None), _seconds(run))
     except RunError as error:
-        wrong = str(error).partition(";")[0]
-        return Listed(folder, experiment, settings, "broken", wrong, None, None)
+        return known("broken", error.problem)
 
 
-def _resting_state(run: Run) -> tuple[str, str]:
+def _state(run: Run) -> tuple[str, str]:
+    """The state and the detail.
+
+    Raises:
+        RunError: It is damaged, and no process makes it.
+    """
+    if is_locked(run):
+        return "running", _progress(run)
+    check(run)
     if run.is_complete:
         return ("diverged", _progress(run)) if run.record.get("status") == "diverged" else ("complete", "")
     if (failure := run.failure) is not None:

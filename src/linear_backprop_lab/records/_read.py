@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ._damage import damage
+from ._damage import check
 from ._errors import RunError
 from ._run import Run, folders_below, is_set_aside, run_in
 
@@ -54,12 +54,11 @@ def read(root: Path) -> Records:
     for folder in sorted(each for each in folders_below(root) if not is_set_aside(each)):
         try:
             run = ReadRun(root, run_in(folder).config)
-            if (wrong := damage(run)) is not None:
-                left_out.append((folder, wrong))
-            elif run.is_complete:
+            check(run)
+            if run.is_complete:
                 complete.append(run)
             elif run.metrics:
                 unfinished.append(run)
         except RunError as error:
-            left_out.append((folder, str(error).partition(";")[0]))
+            left_out.append((folder, error.problem))
     return Records(tuple(complete), tuple(unfinished), tuple(left_out))
