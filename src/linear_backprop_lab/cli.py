@@ -215,10 +215,9 @@ def reproduce(
     try:
         with leading():
             for stage in stages_of(*settings):
-                jobs = runs_with(stage, wanted)
-                sweep = Sweep.of(jobs)
+                sweep = Sweep.of(runs_with(stage, wanted))
                 _console.print(sweep.plan())
-                _console.print(workload(jobs, 0 if wanted else awaited(*settings), workers), highlight=False)
+                _console.print(workload(sweep, 0 if wanted else awaited(*settings), workers), highlight=False)
                 failed += sweep.perform(chosen_engine, _console)
     except KeyboardInterrupt:
         _console.print("\ninterrupted; every record is whole: give the same command again to go on")

@@ -38,6 +38,12 @@ class ImageDataset:
     held_out_images: Tensor | None = None
     held_out_labels: Tensor | None = None
 
+    def outline(self) -> ImageDataset:
+        """The set as far as its names and shapes go: tensors without content, on PyTorch's meta device."""
+        return replace(
+            self, **{name: value.to("meta") for name, value in vars(self).items() if isinstance(value, Tensor)}
+        )
+
     def hold_out(self, count: int, seed: int = 0) -> ImageDataset:
         """The set with `count` of its training images held out, drawn as `subset` draws.
 

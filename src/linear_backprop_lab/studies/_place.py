@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from linear_backprop_lab.data import ImageDataset, load_images
@@ -25,3 +26,19 @@ class Place:
     def images(self) -> ImageDataset:
         """CIFAR-10, or digits in its place."""
         return load_images(self.data, download=self.download)
+
+    @cached_property
+    def outlined(self) -> Place:
+        """The same place to plan for: its images are read once, and known in outline alone."""
+        return _Outlined(self.root, self.data, self.download)
+
+
+class _Outlined(Place):
+    """A place whose images have no content."""
+
+    def images(self) -> ImageDataset:
+        return self._outline
+
+    @cached_property
+    def _outline(self) -> ImageDataset:
+        return super().images().outline()

@@ -75,7 +75,7 @@ def stages_of(experiments: Sequence[Experiment], place: Place, scale: Scale) -> 
 
 def awaited(experiments: Iterable[Experiment], place: Place, scale: Scale) -> int:
     """How many runs the experiments cannot name yet, at most."""
-    return sum(each.plan(place, scale).awaited for each in experiments)
+    return sum(each.awaited(place, scale) for each in experiments)
 
 
 def job_for(config: Mapping[str, Any], place: Place) -> Job:

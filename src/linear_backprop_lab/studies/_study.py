@@ -37,7 +37,7 @@ class Experiment:
     Attributes:
         name: As on the command line.
         summary: What it does, in a line.
-        plan: Its runs at a scale.
+        plan: Its runs at a scale; it gets the images' numbers and names alone, see `Place.outlined`.
         job: What makes one of them in any process, from its configuration alone.
         records: `config["experiment"]` of its records, which experiments may share; its name unless given.
         views: Further names: parts of its figure, which are made of the same runs.
@@ -60,7 +60,11 @@ class Experiment:
 
     def jobs(self, place: Place, scale: Scale) -> list[Job]:
         """Its runs that can be named now."""
-        return [self.job(Run(place.root, config), place) for config in self.plan(place, scale).configs]
+        return [self.job(Run(place.root, config), place) for config in self.plan(place.outlined, scale).configs]
+
+    def awaited(self, place: Place, scale: Scale) -> int:
+        """How many of its runs cannot be named yet, at most."""
+        return self.plan(place.outlined, scale).awaited
 
 
 @dataclass(frozen=True)

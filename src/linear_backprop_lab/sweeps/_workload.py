@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from linear_backprop_lab.records import is_whole
 from linear_backprop_lab.studies import Job
 
 from ._local import cores, side_by_side
+from ._sweep import Sweep
 
 # What the estimates of jobs leave out, and what small runs consist of. A process that makes runs loads first what this
 # one has loaded by now, and at its first run some more; each run reads its images, makes its network, writes its files.
@@ -19,7 +19,7 @@ _FIRST_RUN_SECONDS = 2.0
 _SECONDS_BESIDE_STEPS = 0.4
 
 
-def workload(jobs: Sequence[Job], awaited: int = 0, workers: int | None = None) -> str:
+def workload(sweep: Sweep, awaited: int = 0, workers: int | None = None) -> str:
     """How many runs there are, how many are complete and whole, and how long the others should take, in a sentence.
 
     By timing a step of each distinct model on one thread, as if every run that goes on had a core of its own and no
@@ -27,12 +27,12 @@ def workload(jobs: Sequence[Job], awaited: int = 0, workers: int | None = None) 
     early, so it is a bound rather than a forecast.
 
     Args:
-        jobs: The runs.
+        sweep: The runs, and which of them are there.
         awaited: How many more follow from their records, at most; they are not timed.
         workers: As `run_locally` takes them.
     """
-    pending = [job for job in jobs if not is_whole(job.run)]
-    parts = [f"{len(jobs)} runs, {len(jobs) - len(pending)} of them complete"]
+    count, pending = len(sweep.jobs), sweep.pending
+    parts = [f"{count} runs, {count - len(pending)} of them complete"]
     if awaited:
         parts.append(f"at most {awaited} more follow at the settings that turn out best")
     if (seconds := _seconds(pending, workers)) is not None:

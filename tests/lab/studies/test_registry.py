@@ -2,7 +2,19 @@ import pickle
 
 import pytest
 
-from linear_backprop_lab.studies import EXPERIMENTS, Place, Scale, UnknownExperimentError, job_for, jobs_of
+from linear_backprop_lab.data import load_images
+from linear_backprop_lab.studies import (
+    EXPERIMENTS,
+    Place,
+    Scale,
+    UnknownExperimentError,
+    _place,
+    awaited,
+    experiments_named,
+    job_for,
+    jobs_of,
+    stages_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +47,14 @@ def test_runs_that_experiments_share_are_made_once(tmp_path):
 def test_records_of_an_unknown_kind_are_named(tmp_path):
     with pytest.raises(UnknownExperimentError, match=r"no experiment makes records of 'fig9'; those made are of fig1,"):
         job_for({"experiment": "fig9"}, Place(tmp_path))
+
+
+def test_planning_reads_the_images_once_and_keeps_none_of_them(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(_place, "load_images", lambda *_, **__: read.append(0) or load_images(download=False))
+    place = Place(tmp_path)
+    chosen = experiments_named(["all"])
+    assert len(next(stages_of(chosen, place, Scale.SMOKE))) > 0 < awaited(chosen, place, Scale.SMOKE)
+    assert len(read) == 1 and place.outlined.images().train_images.is_meta
+    assert not place.images().train_images.is_meta
+    assert len(pickle.dumps(place)) < 5_000

@@ -8,14 +8,15 @@ from lab.made_up import image_config
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies import Job
-from linear_backprop_lab.sweeps import _local, workload
+from linear_backprop_lab.sweeps import Sweep, _local, workload
 
 
 def said(tmp_path, count, seconds, workers=None):
     """The number and the unit of the estimate for `count` runs of so many seconds each."""
     runs = [Run(tmp_path, image_config("Exact()") | {"number": number}) for number in range(count)]
     text = workload(
-        [Job(run, "a run", 1, lambda on_step: None, estimate=lambda: seconds) for run in runs], workers=workers
+        Sweep.of([Job(run, "a run", 1, lambda on_step: None, estimate=lambda: seconds) for run in runs]),
+        workers=workers,
     )
     found = re.fullmatch(
         rf"{count} runs, 0 of them complete; about (\S+) (s|minutes|hours) at most for the rest of these", text
@@ -44,5 +45,5 @@ def test_a_damaged_record_is_not_complete(tmp_path):
         run.start()
         run.close(status="complete")
     (damaged.folder / "record.json").write_text("")
-    text = workload([Job(run, "a run", 1, lambda on_step: None) for run in (whole, damaged)])
+    text = workload(Sweep.of([Job(run, "a run", 1, lambda on_step: None) for run in (whole, damaged)]))
     assert text == "2 runs, 1 of them complete"

@@ -15,7 +15,7 @@ from linear_backprop_lab.studies import (
     stages_of,
 )
 from linear_backprop_lab.studies.images.selection import choose
-from linear_backprop_lab.sweeps import workload
+from linear_backprop_lab.sweeps import Sweep, workload
 
 RULES = {"Exact()", "Linear()"}
 BATCH_NORM = (True, False)
@@ -216,12 +216,12 @@ def test_an_epoch_that_diverged_is_not_chosen(tmp_path):
 def test_the_workload_counts_runs_and_gives_a_time(tmp_path):
     jobs = jobs_of(experiments_named(["fig2"]), Place(tmp_path), Scale.SMOKE)
     complete(jobs[0].run.config, tmp_path, [0.5])
-    assert workload(jobs, 3).startswith(
+    assert workload(Sweep.of(jobs), 3).startswith(
         "4 runs, 1 of them complete; at most 3 more follow at the settings that turn out best; about "
     )
     for job in jobs[1:]:
         complete(job.run.config, tmp_path, [0.5])
-    assert workload(jobs) == "4 runs, 4 of them complete"
+    assert workload(Sweep.of(jobs)) == "4 runs, 4 of them complete"
 
 
 def test_every_job_can_say_how_long_it_takes(tmp_path):
