@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lab.made_up import image_run, sweep_run
+from lab.made_up import image_config, image_run, sweep_run
 
-from linear_backprop_lab.records import read
+from linear_backprop_lab.records import Run, read
 from linear_backprop_lab.report import write_report
 from linear_backprop_lab.studies import gather
 
@@ -78,6 +78,20 @@ def test_a_section_that_cannot_be_drawn_is_named_with_the_reason_and_the_others_
         write_report(found, tmp_path / name)
         text = (tmp_path / name).read_text()
         assert missing in text and "bnn: KeyError" in text
+
+
+def test_a_record_of_another_version_is_named_and_left_out_alone(tmp_path):
+    image_run(tmp_path, "Linear()", [(2.3, 0.2)])
+    config = image_config("Exact()")
+    for changed in (config | {"recipe": config["recipe"] | {"nesterov": True}}, config | {"model": {}}):
+        run = Run(tmp_path, changed)
+        run.start()
+        run.close(status="finished")
+    found = gather(tmp_path)
+    assert [len(chapter.runs) for chapter in found.chapters] == [1] and found.not_drawn == ()
+    reasons = sorted(why for _, why in found.left_out)
+    assert reasons[0] == "its configuration is of another version: KeyError: 'name'"
+    assert "TypeError" in reasons[1] and "nesterov" in reasons[1] and len(reasons) == 2
 
 
 def test_a_rule_whose_sweep_is_missing_is_not_compared(tmp_path):

@@ -42,7 +42,7 @@ def trained(root, method, curves, *, rate=1e-3, model=MODEL, part="train", statu
 
 
 def timed(root, seconds, model=MODEL, rounds=5):
-    run = Run(root, {"experiment": "collapse-timing", "part": "timing", "rounds": rounds, "model": model})
+    run = Run(root, {"experiment": "collapse-timing", "part": "timing", "rounds": rounds, "cases": [model]})
     run.start()
     run.log(model=model, batch_size=16, seconds=seconds)
     run.close(seconds=1.0)
