@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 import linear_backprop as lb
 
+from ._initialization import he
+
 
 def _sign(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1 (Courbariaux et al., 2016, equation 1)."""
@@ -39,7 +41,7 @@ class BinarizedConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         self.binarize_inputs = binarize_inputs
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        he(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ._constant_statistics import ConstantBatchNorm2d
+from ._initialization import he
 
 Normalization = Literal["constant", "batch", "none"]
 
@@ -88,10 +89,7 @@ class ResidualBlock(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, size: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType]
-    return convolution
+    return he(nn.Conv2d(inputs, outputs, size, padding=size // 2))
 
 
 def _no_normalization(channels: int) -> nn.Module:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
+
+from ._initialization import he
 
 Activation = Callable[[], nn.Module]
 
@@ -66,31 +69,26 @@ def bottleneck(
         )
     model = nn.Sequential()
     model.add_module("stem", nn.Sequential(*_normalized(3, 32, 3), activation(), nn.MaxPool2d(2)))
-    inputs = 32
-    for number, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
-        stage = nn.Sequential()
-        for position in range(count):
-            stride = 2 if number > 1 and position == 0 else 1
-            stage.append(Bottleneck(inputs, width, stride, activation))
-            inputs = 4 * width
-        model.add_module(f"layer{number}", stage)
-    return _headed(model, inputs, classes)
+    outputs = [4 * width for width in widths]
+    _add_stages(model, "layer", 32, outputs, blocks, partial(Bottleneck, activation=activation))
+    return _headed(model, outputs[-1], classes)
 
 
 class Bottleneck(nn.Module):
     """`relu(shortcut(x) + branch(x))`, the same `relu` twice in the branch."""
 
-    def __init__(self, inputs: int, width: int, stride: int, activation: Activation) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
         super().__init__()
+        width = outputs // 4
         self.first = nn.Sequential(*_normalized(inputs, width, 1))
         self.second = nn.Sequential(*_normalized(width, width, 3, stride=stride))
-        self.third = nn.Sequential(*_normalized(width, 4 * width, 1))
-        changes = stride != 1 or inputs != 4 * width
-        self.shortcut = nn.Sequential(*_normalized(inputs, 4 * width, 1, stride=stride)) if changes else nn.Identity()
+        self.third = nn.Sequential(*_normalized(width, outputs, 1))
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = nn.Sequential(*_normalized(inputs, outputs, 1, stride=stride)) if changes else nn.Identity()
         self.relu = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) -> (N, 4 * width, H / stride, W / stride)."""
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
         h = self.relu(self.first(x))
         h = self.relu(self.second(h))
         return self.relu(self.third(h) + self.shortcut(x))
@@ -130,15 +128,9 @@ def inverted_residual(
         )
     model = nn.Sequential()
     model.add_module("stem", nn.Sequential(*_normalized(3, widths[0], 3, stride=2), activation()))
-    inputs = widths[0]
-    for number, channels in enumerate(widths, start=1):
-        stage = nn.Sequential()
-        for position in range(blocks):
-            stride = 2 if number > 1 and position == 0 else 1
-            stage.append(InvertedResidual(inputs, channels, stride, expansion, activation))
-            inputs = channels
-        model.add_module(f"stage{number}", stage)
-    return _headed(model, inputs, classes)
+    block = partial(InvertedResidual, expansion=expansion, activation=activation)
+    _add_stages(model, "stage", widths[0], widths, [blocks] * len(widths), block)
+    return _headed(model, widths[-1], classes)
 
 
 class InvertedResidual(nn.Module):
@@ -165,8 +157,24 @@ def _normalized(
     inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution, nn.BatchNorm2d(outputs)
+    return he(convolution), nn.BatchNorm2d(outputs)
+
+
+def _add_stages(
+    model: nn.Sequential,
+    name: str,
+    inputs: int,
+    outputs: Sequence[int],
+    blocks: Sequence[int],
+    block: Callable[[int, int, int], nn.Module],
+) -> None:
+    """Add `<name>1`, ..., stages of blocks of (inputs, outputs, stride); from the second on they halve the image."""
+    for number, (channels, count) in enumerate(zip(outputs, blocks, strict=True), start=1):
+        stage = nn.Sequential()
+        for stride in (1 if number == 1 else 2, *[1] * (count - 1)):
+            stage.append(block(inputs, channels, stride))
+            inputs = channels
+        model.add_module(f"{name}{number}", stage)
 
 
 def _headed(model: nn.Sequential, features: int, classes: int) -> nn.Sequential:

@@ -8,28 +8,18 @@ from typing import Literal
 
 from torch import nn
 
+from ._initialization import he, xavier
+
 Pooling = Literal["max", "average"]
 Initialization = Literal["he", "xavier", "default"]
 
 # Channels of the convolutions of configuration E of Simonyan and Zisserman (2014), table 1, a block a row.
 _BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 _POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
-
-
-def _he(convolution: nn.Conv2d) -> None:
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType]
-
-
-def _xavier(convolution: nn.Conv2d) -> None:
-    nn.init.xavier_uniform_(convolution.weight)
-    nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType]
-
-
-_INITIALIZATIONS: dict[str, Callable[[nn.Conv2d], object]] = {
-    "he": _he,
-    "xavier": _xavier,
-    "default": lambda convolution: None,
+_INITIALIZATIONS: dict[str, Callable[[nn.Conv2d], nn.Conv2d]] = {
+    "he": he,
+    "xavier": xavier,
+    "default": lambda convolution: convolution,
 }
 
 
@@ -74,12 +64,11 @@ def vgg19(
         raise ValueError(f"width and classes must be positive, got width={width}, classes={classes}")
     blocks = [[max(1, round(channels * width)) for channels in block] for block in _BLOCKS]
     inputs = itertools.chain([3], itertools.chain.from_iterable(blocks))
+    initialize = _INITIALIZATIONS[initialization]
     features = nn.Sequential()
     for block in blocks:
         for channels in block:
-            convolution = nn.Conv2d(next(inputs), channels, kernel_size=3, padding=1)
-            _INITIALIZATIONS[initialization](convolution)
-            features.append(convolution)
+            features.append(initialize(nn.Conv2d(next(inputs), channels, kernel_size=3, padding=1)))
             if batch_norm:
                 features.append(nn.BatchNorm2d(channels))
             features.append(activation())
