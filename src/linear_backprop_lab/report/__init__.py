@@ -4,6 +4,7 @@ from ._claims import Claim as Claim
 from ._claims import Verdict as Verdict
 from ._claims import all_or_some as all_or_some
 from ._claims import by_direction as by_direction
+from ._claims import by_share as by_share
 from ._render import check_report_path as check_report_path
 from ._render import write_report as write_report
 from ._report import Chapter as Chapter

@@ -39,6 +39,14 @@ def all_or_some(outcomes: Sequence[bool]) -> Verdict:
     return "partly" if any(outcomes) else "does not hold"
 
 
+def by_share(outcomes: Sequence[bool], most: float, some: float) -> Verdict:
+    """Holds where a share of `most` at least do, partly where one of `some`; not decided where there are none."""
+    if not outcomes:
+        return "not decided"
+    share = sum(outcomes) / len(outcomes)
+    return "holds" if share >= most else "partly" if share >= some else "does not hold"
+
+
 def by_direction(outcomes: Sequence[int]) -> Verdict:
     """From comparisons that say 1 (as claimed), -1 (the opposite) or 0 (no difference beyond error).
 

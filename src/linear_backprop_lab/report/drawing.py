@@ -12,14 +12,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 
-RULE_NAMES = {
-    "Exact()": "Backprop",
-    "Linear()": "Linear Backprop",
-    "PreActivation()": "Algorithm 2 as printed",
-}
+from .names import BACKPROP, LINEAR, PRINTED, rule_name
+
 Style = dict[str, Any]
 """How a line is drawn, as matplotlib's `plot` takes it."""
 
@@ -31,9 +30,9 @@ PURPLE: Style = {"color": "#a663cc", "marker": "D"}
 GREY: Style = {"color": "#808080", "marker": "v"}
 YELLOW: Style = {"color": "#b58900", "marker": "o"}
 RULE_STYLES: dict[str, Style] = {
-    "Exact()": {**BLUE, "linestyle": "-"},
-    "Linear()": {**ORANGE, "linestyle": (0, (4, 1.5))},
-    "PreActivation()": {**GREEN, "linestyle": (0, (1, 1.2))},
+    BACKPROP: {**BLUE, "linestyle": "-"},
+    LINEAR: {**ORANGE, "linestyle": (0, (4, 1.5))},
+    PRINTED: {**GREEN, "linestyle": (0, (1, 1.2))},
 }
 
 _STYLE: dict[Any, Any] = {
@@ -43,7 +42,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#808080",
+    "grid.color": GREY["color"],
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
@@ -51,9 +50,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def rule_name(rule: str) -> str:
-    """What readers call a rule, from its repr; the repr itself where there is no other name."""
-    return RULE_NAMES.get(rule, rule)
+def rule_line(rule: str) -> Style:
+    """How a rule's line is drawn, and its label."""
+    return {**RULE_STYLES[rule], "label": rule_name(rule)}
 
 
 @contextmanager
@@ -127,6 +126,11 @@ def _spread(heights: Sequence[float], apart: float) -> list[float]:
     # Within the axes: what lies above and below them belongs to others.
     outside = max(0.0, moved[-1] - 1) if moved else 0.0
     return [height - outside for height in moved]
+
+
+def in_percent(axis: Axis) -> None:
+    """Show shares as whole percentages."""
+    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
 
 
 def to_svg(drawn: Axes, salt: str) -> str:

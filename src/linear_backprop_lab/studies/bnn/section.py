@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, by_direction
-from linear_backprop_lab.report.drawing import rule_name
+from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies.images.choices import CHOSEN, comparisons, described
 from linear_backprop_lab.studies.images.layers import layers_figures
 from linear_backprop_lab.studies.images.seeds import both_seeds, draw_seeds, seeds_at_the_best
 from linear_backprop_lab.studies.images.selection import Protocol, choose
-from linear_backprop_lab.studies.images.settings import BACKPROP, LINEAR, SIGNIFICANT, fullest, scale, swept, under
+from linear_backprop_lab.studies.images.settings import SIGNIFICANT, fullest, scale, swept, under
 
 _PAPER = {BACKPROP: "28.11%", LINEAR: "18.43%"}
 

@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Figure, Section, Table
-from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, legend_above, panels, to_svg
+from linear_backprop_lab.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    in_percent,
+    legend_above,
+    panels,
+    to_svg,
+)
 
 from .claims import NEARLY, shown, verdicts
 from .table import Study, Trained, family, learning_rate, method_name, studies
@@ -80,7 +90,7 @@ def _curves(study: Study) -> Figure:
         for panel, label in zip(drawn, ("images", "seconds"), strict=False):
             panel.set_xlabel(label)
             panel.set_ylabel("test accuracy")
-            panel.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+            in_percent(panel.yaxis)
         drawn[0].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         legend_above(drawn[0], drawn[0].get_lines())
         svg = to_svg(drawn[0], salt=f"collapse-{study.name}")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.report.names import activation_name
 from linear_backprop_lab.studies._alike import alike
 
 BACKPROP = "backprop"
@@ -138,7 +139,7 @@ class Study:
     def name(self) -> str:
         """The model, in a few words."""
         model = self.config["model"]
-        return f"{_MODELS[model['name']]} {_size(model)}, {model['activation'].replace('Tanh', 'tanh')}"
+        return f"{_MODELS[model['name']]} {_size(model)}, {activation_name(model['activation'])}"
 
     @property
     def backprop(self) -> Trained | None:

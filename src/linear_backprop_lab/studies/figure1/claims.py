@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linear_backprop_lab.report import Claim, Verdict, all_or_some
+from linear_backprop_lab.report import Claim, Verdict, all_or_some, by_share
+from linear_backprop_lab.report.names import BACKPROP, LINEAR, PRINTED, activation_name
 
-from .table import ACTIVATION_NAMES, Ensemble, Ensembles, Ratio, ratio
+from .runs import ACTIVATIONS
+from .table import Ensemble, Ensembles, Ratio, ratio
 
-_BACKPROP, _LINEAR, _PRINTED = "Exact()", "Linear()", "PreActivation()"
 _NEARLY_ALL, _SOME = 0.95, 0.5
 _SIMILAR = 2.0
 _MUCH_HIGHER = 2.0
 _SIGNIFICANT = 0.01
 _FEWEST = 5
+_FEW = 2
 
 
 def verdict(table: Ensembles) -> tuple[Claim, ...]:
@@ -24,13 +28,13 @@ def verdict(table: Ensembles) -> tuple[Claim, ...]:
     return (
         _overfits(
             table,
-            _LINEAR,
+            LINEAR,
             "Linear Backprop overfits the five training points.",
             "“The Linear Backprop also overfits on the training data” (section 1.1)",
         ),
         _overfits(
             table,
-            _PRINTED,
+            PRINTED,
             "Algorithm 2 as it is printed, g ⊙ a, does so, too.",
             "“g ← g ⊙ a” (Algorithm 2, line 2 of the loop)",
         ),
@@ -48,8 +52,8 @@ def _overfits(table: Ensembles, rule: str, claim: str, paper: str) -> Claim:
     return Claim(
         claim=claim,
         paper=paper,
-        measured="; ".join(f"{_name(each)}: {_arrival(each)}" for each in others) or "no record",
-        verdict="not decided" if found is None else _by_share(found.arrived),
+        measured="; ".join(f"{activation_name(each.activation)}: {_arrival(each)}" for each in others) or "no record",
+        verdict="not decided" if found is None else by_share(found.arrived.tolist(), _NEARLY_ALL, _SOME),
         key="" if found is None else f"{int(found.arrived.sum())} of {found.size} ReLU networks",
         how=f"of the ReLU networks, the paper's: holds where at least {_NEARLY_ALL:.0%} reach the training error; "
         f"partly where at least {_SOME:.0%} do",
@@ -63,15 +67,8 @@ def _arrival(each: Ensemble) -> str:
     return f"{count} of {each.size} reach {config['tolerance']:g} within {config['max_steps']:,} steps{steps}"
 
 
-def _by_share(outcomes: NDArray[np.bool_]) -> Verdict:
-    share = outcomes.mean()
-    if share >= _NEARLY_ALL:
-        return "holds"
-    return "partly" if share >= _SOME else "does not hold"
-
-
 def _generalises(table: Ensembles) -> Claim:
-    found = table.get(("relu", _LINEAR))
+    found = table.get(("relu", LINEAR))
     below = None if found is None else found.test_mse < found.constant_mse
     return Claim(
         claim="A network overfitted with Linear Backprop generalises to unseen points.",
@@ -80,7 +77,7 @@ def _generalises(table: Ensembles) -> Claim:
         if found is None or below is None
         else f"ReLU: {below.sum()} of {found.size} networks are nearer to the cubic than the best constant, whose "
         f"error is {found.constant_mse:.2f}; median {np.median(found.test_mse):.2f}",
-        verdict="not decided" if below is None else _by_share(below),
+        verdict="not decided" if below is None else by_share(below.tolist(), _NEARLY_ALL, _SOME),
         key="" if below is None else f"{below.sum()} of {len(below)} ReLU networks",
         how=f"holds where at least {_NEARLY_ALL:.0%} of the ReLU networks have a lower test error than the best "
         f"constant; partly where at least {_SOME:.0%} do",
@@ -88,13 +85,13 @@ def _generalises(table: Ensembles) -> Claim:
 
 
 def _similarly(table: Ensembles) -> Claim:
-    pairs = {activation: pair for activation in ACTIVATION_NAMES for pair in _pair(table, activation)}
+    pairs = {activation: pair for activation in ACTIVATIONS for pair in _pair(table, activation)}
     ratios = {name: ratio(linear.test_mse, exact.test_mse) for name, (linear, exact) in pairs.items()}
     return Claim(
         claim="Over many initialisations Linear Backprop generalises as Backprop does.",
         paper="“has similar generalization when trained with Backprop” (section 1.1)",
         measured="; ".join(
-            f"{ACTIVATION_NAMES[name]}: median {np.median(linear.test_mse):.2g} against "
+            f"{activation_name(name)}: median {np.median(linear.test_mse):.2g} against "
             f"{np.median(exact.test_mse):.2g}, {ratios[name]}, n = {linear.size}"
             for name, (linear, exact) in pairs.items()
         )
@@ -149,15 +146,15 @@ def _rectified(table: Ensembles) -> Claim:
 def _units_claim(
     table: Ensembles, cases: Sequence[tuple[str, int | None]], claim: str, paper: str, where: str
 ) -> Claim:
-    compared = [(case, *pair) for case in cases for pair in _pair(table, case[0])]
-    outcomes = [_is_much_higher(linear, exact, layer) for (_, layer), linear, exact in compared]
+    compared = [_Compared(*pair, layer) for activation, layer in cases for pair in _pair(table, activation)]
+    outcomes = [each.is_much_higher for each in compared]
     return Claim(
         claim=claim,
         paper=paper,
-        measured="; ".join(_magnitude(linear, exact, layer) for (_, layer), linear, exact in compared) or "no record",
+        measured="; ".join(each.measured for each in compared) or "no record",
         verdict=all_or_some(outcomes),
-        key=_ratios(compared)
-        if len(compared) < len(ACTIVATION_NAMES)
+        key="; ".join(f"{each.ratio.value:.2g} times, {each.activation}" for each in compared if each.ratio)
+        if len(compared) <= _FEW
         else f"in {sum(outcomes)} of {len(outcomes)} layers",
         how=f"holds where, among the networks that reached the training error, at least {_FEWEST} under each rule, "
         f"the median of mean |a| is at least {_MUCH_HIGHER:g} times Backprop's and a two-sided Mann-Whitney test has "
@@ -165,42 +162,48 @@ def _units_claim(
     )
 
 
-def _ratios(compared: Sequence[tuple[tuple[str, int | None], Ensemble, Ensemble]]) -> str:
-    """How many times Backprop's, where enough networks arrived to tell."""
-    enough = [
-        (ACTIVATION_NAMES[name], first, second)
-        for (name, layer), linear, exact in compared
-        for first, second in [(_arrived_mean_abs(linear, layer), _arrived_mean_abs(exact, layer))]
-        if min(len(first), len(second)) >= _FEWEST
-    ]
-    return "; ".join(f"{ratio(first, second).value:.2g} times, {name}" for name, first, second in enough)
+@dataclass(frozen=True)
+class _Compared:
+    """The magnitudes of pre-activations under both rules, in a layer or, with None, over all."""
 
+    linear: Ensemble
+    exact: Ensemble
+    layer: int | None
 
-def _is_much_higher(linear: Ensemble, exact: Ensemble, layer: int | None) -> bool:
-    first, second = _arrived_mean_abs(linear, layer), _arrived_mean_abs(exact, layer)
-    if min(len(first), len(second)) < _FEWEST:
-        return False
-    compared = ratio(first, second)
-    return compared.value >= _MUCH_HIGHER and compared.p < _SIGNIFICANT
+    @cached_property
+    def arrived(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean |a| of the networks that reached the training error, Linear Backprop's and Backprop's."""
+        linear, exact = (_mean_abs(each, self.layer)[each.arrived] for each in (self.linear, self.exact))
+        return linear, exact
 
+    @cached_property
+    def ratio(self) -> Ratio | None:
+        """How many times Backprop's; None where too few networks arrived to tell."""
+        return ratio(*self.arrived) if min(map(len, self.arrived)) >= _FEWEST else None
 
-def _magnitude(linear: Ensemble, exact: Ensemble, layer: int | None) -> str:
-    first, second = _arrived_mean_abs(linear, layer), _arrived_mean_abs(exact, layer)
-    name = ACTIVATION_NAMES[linear.activation] + ("" if layer is None else f" layer {layer + 1}")
-    if min(len(first), len(second)) < _FEWEST:
+    @property
+    def is_much_higher(self) -> bool:
+        return self.ratio is not None and self.ratio.value >= _MUCH_HIGHER and self.ratio.p < _SIGNIFICANT
+
+    @property
+    def activation(self) -> str:
+        return activation_name(self.linear.activation)
+
+    @property
+    def measured(self) -> str:
+        first, second = self.arrived
+        name = self.activation + ("" if self.layer is None else f" layer {self.layer + 1}")
+        if self.ratio is None:
+            return (
+                f"{name}: {len(first)} networks arrived under Linear Backprop and {len(second)} under Backprop, too "
+                f"few to compare (all {self.linear.size}, arrived or not: "
+                f"{np.median(_mean_abs(self.linear, self.layer)):.2g} against "
+                f"{np.median(_mean_abs(self.exact, self.layer)):.2g})"
+            )
         return (
-            f"{name}: {len(first)} networks arrived under Linear Backprop and {len(second)} under Backprop, too few "
-            f"to compare (all {linear.size}, arrived or not: {np.median(_mean_abs(linear, layer)):.2g} against "
-            f"{np.median(_mean_abs(exact, layer)):.2g})"
+            f"{name}: {np.median(first):.2g} (n = {len(first)}) against {np.median(second):.2g} (n = {len(second)}), "
+            f"{self.ratio}"
         )
-    return (
-        f"{name}: {np.median(first):.2g} (n = {len(first)}) against {np.median(second):.2g} (n = {len(second)}), "
-        f"{ratio(first, second)}"
-    )
-
-
-def _arrived_mean_abs(each: Ensemble, layer: int | None) -> NDArray[np.float64]:
-    return _mean_abs(each, layer)[each.arrived]
 
 
 def _mean_abs(each: Ensemble, layer: int | None) -> NDArray[np.float64]:
@@ -209,9 +212,5 @@ def _mean_abs(each: Ensemble, layer: int | None) -> NDArray[np.float64]:
 
 def _pair(table: Ensembles, activation: str) -> list[tuple[Ensemble, Ensemble]]:
     """Linear Backprop's networks and Backprop's; empty where one is missing."""
-    linear, exact = table.get((activation, _LINEAR)), table.get((activation, _BACKPROP))
+    linear, exact = table.get((activation, LINEAR)), table.get((activation, BACKPROP))
     return [] if linear is None or exact is None else [(linear, exact)]
-
-
-def _name(each: Ensemble) -> str:
-    return ACTIVATION_NAMES.get(each.activation, each.activation)

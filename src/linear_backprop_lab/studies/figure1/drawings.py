@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from linear_backprop_lab.report import Figure
-from linear_backprop_lab.report.drawing import RULE_STYLES, Style, legend_above, panels, rule_name, to_svg
+from linear_backprop_lab.report.drawing import GREY, RULE_STYLES, Style, legend_above, panels, to_svg
+from linear_backprop_lab.report.names import activation_name, rule_name
 
-from .table import ACTIVATION_NAMES, Ensemble, Ensembles
+from .table import Ensemble, Ensembles
 
-_NEUTRAL = "#808080"
+_NEUTRAL = GREY["color"]
 _BAND = (10, 90)
 
 
@@ -57,8 +58,7 @@ def figures(table: Ensembles) -> tuple[Figure, ...]:
 def _draw(table: Ensembles, name: str, draw: Callable[[Axes, list[Ensemble]], None]) -> str:
     """One panel an activation, and one legend above them."""
     activations = list(dict.fromkeys(activation for activation, _ in table))
-    titles = [ACTIVATION_NAMES.get(activation, activation) for activation in activations]
-    with panels(titles) as drawn:
+    with panels(list(map(activation_name, activations))) as drawn:
         for panel, activation in zip(drawn, activations, strict=True):
             draw(panel, [each for each in table.values() if each.activation == activation])
         handles = {

@@ -27,8 +27,8 @@ from linear_backprop_lab.training import EnsembleOutcome, train_ensemble
 
 NAME = "fig1"
 
-_ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
-_RULES = (lb.Exact(), lb.Linear(), lb.PreActivation())
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+RULES = (lb.Exact(), lb.Linear(), lb.PreActivation())
 _WIDTHS = (1, 50, 50, 50, 50, 1)
 _INITIALISATIONS = 50
 _LEARNING_RATE = 1e-3
@@ -82,7 +82,7 @@ def configs(*, initialisations: int = _INITIALISATIONS, max_steps: int = _MAX_ST
             "tolerance": _TOLERANCE,
             "max_steps": max_steps,
         }
-        for activation, rule in itertools.product(_ACTIVATIONS, _RULES)
+        for activation, rule in itertools.product(ACTIVATIONS, RULES)
     ]
 
 
@@ -102,7 +102,7 @@ def job(run: Run, place: Place) -> Job:
 def _estimate(config: Mapping[str, Any]) -> float:
     """Seconds if no network arrives before the last step."""
     data = Polynomial.sample(config["data_seed"])
-    model = MLPEnsemble.from_seeds(config["widths"], _ACTIVATIONS[config["activation"]], config["seeds"])
+    model = MLPEnsemble.from_seeds(config["widths"], ACTIVATIONS[config["activation"]], config["seeds"])
     started = time.perf_counter()
     train_ensemble(model, data.train_inputs, data.train_targets, tolerance=0, max_steps=_TIMED_STEPS)
     return (time.perf_counter() - started) / _TIMED_STEPS * config["max_steps"]
@@ -115,7 +115,7 @@ def _perform(run: Run, on_step: OnStep) -> None:
     started = time.perf_counter()
     config = run.config
     data = Polynomial.sample(config["data_seed"])
-    activation = lb.with_rule(_ACTIVATIONS[config["activation"]], lb.rule_from_name(config["rule"]))
+    activation = lb.with_rule(ACTIVATIONS[config["activation"]], lb.rule_from_name(config["rule"]))
     model = MLPEnsemble.from_seeds(config["widths"], activation, config["seeds"])
     outcome = train_ensemble(
         model,

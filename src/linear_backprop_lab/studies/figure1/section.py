@@ -8,11 +8,11 @@ import numpy as np
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Section, Table
-from linear_backprop_lab.report.drawing import rule_name
+from linear_backprop_lab.report.names import activation_name, rule_name
 
 from .claims import verdict
 from .drawings import figures
-from .table import ACTIVATION_NAMES, Ensemble, ensembles
+from .table import Ensemble, ensembles
 
 
 def figure1(runs: Sequence[Run]) -> Section:
@@ -50,7 +50,7 @@ def _row(each: Ensemble) -> dict[str, str]:
     low, median, high = np.percentile(each.test_mse, (25, 50, 75))
     layers = enumerate(np.median(each.mean_abs, axis=0), start=1)
     return {
-        "units": ACTIVATION_NAMES.get(each.activation, each.activation),
+        "units": activation_name(each.activation),
         "rule": rule_name(each.rule),
         "arrived": f"{record['arrived']} of {each.size}",
         "diverged": str(record["diverged"]),

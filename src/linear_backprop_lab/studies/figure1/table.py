@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._alike import alike
 
-ACTIVATION_NAMES = {"relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
-_RULE_ORDER = ("Exact()", "Linear()", "PreActivation()")
+from .runs import ACTIVATIONS, RULES
+
 _RESAMPLES = 5000
 
 
@@ -95,13 +95,12 @@ def ensembles(runs: Sequence[Run]) -> Ensembles:
 
 
 def _order(activation: str, rule: str) -> tuple[int, str, int, str]:
-    activations, rules = list(ACTIVATION_NAMES), list(_RULE_ORDER)
-    return (
-        activations.index(activation) if activation in activations else len(activations),
-        activation,
-        rules.index(rule) if rule in rules else len(rules),
-        rule,
-    )
+    return *_place(activation, list(ACTIVATIONS)), *_place(rule, list(map(repr, RULES)))
+
+
+def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
+    """What is not known comes last."""
+    return known.index(name) if name in known else len(known), name
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report.drawing import rule_name
+from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 
 from .seeds import Seeds, ahead_of, both_seeds
 from .selection import Choice, Metric, Protocol, choose, protocols
-from .settings import BACKPROP, LINEAR, Networks, direction, setting, standard_error, swept, under
+from .settings import Networks, direction, setting, standard_error, swept, under
 
 CHOSEN: dict[Protocol, str] = {"test": "on the test set (the paper's)", "held_out": "on held-out images (sound)"}
 """By which images, in words."""

@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Claim, Verdict, all_or_some, by_direction
+from linear_backprop_lab.report import Claim, all_or_some, by_direction, by_share
+from linear_backprop_lab.report.names import BACKPROP, LINEAR
 
 from .choices import CHOSEN, beats, both_chosen, comparisons, described, finished, key_numbers
 from .selection import Choice, Protocol, choose
-from .settings import (
-    BACKPROP,
-    LINEAR,
-    SIGNIFICANT,
-    Networks,
-    chance,
-    first_loss,
-    is_above_chance,
-    learning_rate,
-    penalty,
-    under,
-)
+from .settings import SIGNIFICANT, Networks, chance, first_loss, is_above_chance, learning_rate, penalty, under
 
 MOST, SOME = 0.75, 0.5
 """The shares, of settings or epochs, at which what holds there holds, and holds partly."""
@@ -109,20 +99,12 @@ def early(networks: Networks) -> Claim:
         paper="“In the early stages of learning, Linear Backprop in particular performs favorably compared with "
         "Backprop learning.” (appendix B)",
         measured="; ".join(f"{name}: at {sum(each)} of {len(each)} settings" for name, each in found.items()),
-        verdict=by_share(every),
+        verdict=by_share(every, MOST, SOME),
         key=f"at {sum(every)} of {len(every)} settings",
         how="at the same learning rate, penalty and initial weights; holds where the mean training loss of the first "
         f"epoch is lower under Linear Backprop at {MOST:.0%} of all settings at least, partly where at {SOME:.0%}; "
         "infinite where training diverged",
     )
-
-
-def by_share(outcomes: Sequence[bool]) -> Verdict:
-    """Holds where most do, partly where some; not decided where there are none."""
-    if not outcomes:
-        return "not decided"
-    share = sum(outcomes) / len(outcomes)
-    return "holds" if share >= MOST else "partly" if share >= SOME else "does not hold"
 
 
 def _matched(runs: Sequence[Run]) -> list[tuple[Run, Run]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, all_or_some
-from linear_backprop_lab.report.drawing import RULE_STYLES, axes, label_ends, rule_name, to_svg
+from linear_backprop_lab.report.drawing import axes, label_ends, rule_line, to_svg
+from linear_backprop_lab.report.names import BACKPROP, LINEAR
 from linear_backprop_lab.studies.images.selection import choose
 
-from .settings import BACKPROP, LINEAR, Networks, under
+from .seeds import as_share
+from .settings import Networks, under
 
 _GRADIENTS = {BACKPROP: "gradient_norm_backprop", LINEAR: "gradient_norm_linear"}
 _VANISHED = 0.1
@@ -37,8 +39,7 @@ def _gradients(name: str, run: Run) -> Figure:
             layers = [(layer, norm) for layer, norm in enumerate(line[metric], start=1) if norm]
             drawn.plot(
                 *zip(*layers, strict=True) if layers else ((), ()),
-                **RULE_STYLES[rule],
-                label=rule_name(rule),
+                **rule_line(rule),
             )
         drawn.set_yscale("log")
         drawn.set_xlabel("layer, from the input")
@@ -62,13 +63,10 @@ def _saturation(name: str, best: dict[str, Run]) -> Figure:
             drawn.plot(
                 range(1, len(shares) + 1),
                 [float("nan") if share is None else share for share in shares],
-                **RULE_STYLES[rule],
-                label=rule_name(rule),
+                **rule_line(rule),
             )
         drawn.set_xlabel("activation layer, from the input")
-        drawn.set_ylabel("saturated units")
-        drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
-        drawn.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        as_share(drawn, "saturated units")
         drawn.set_ylim(0, 1)
         label_ends(drawn)
         svg = to_svg(drawn, salt=f"saturation-{name}-{best[LINEAR].key}")

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report.drawing import RULE_STYLES, axes, label_ends, rule_name, to_svg
+from linear_backprop_lab.report.drawing import RULE_STYLES, axes, in_percent, label_ends, to_svg
+from linear_backprop_lab.report.names import BACKPROP, LINEAR, activation_name, rule_name
 
 from .selection import Metric, Protocol, choose
 from .settings import (
-    BACKPROP,
-    LINEAR,
-    activation_name,
     curve,
     direction,
     epochs,
@@ -155,5 +153,5 @@ def as_share(drawn: Axes, what: str) -> None:
     """Label axes that show a share of the test images over epochs or steps."""
     drawn.set_ylabel(what)
     drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    in_percent(drawn.yaxis)
     drawn.set_ylim(bottom=0)

@@ -10,7 +10,6 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import ReportError
 from linear_backprop_lab.studies._alike import alike
 
-BACKPROP, LINEAR = "Exact()", "Linear()"
 SIGNIFICANT = 1.96
 _PAPER_IMAGES = 45_000  # The others are held out.
 # What differs between the runs of one scale.
@@ -20,12 +19,6 @@ _VARIED = (
 )
 # And between those of one network and rule.
 _SETTING = tuple(f"recipe.{name}" for name in ("learning_rate", "weight_decay", "seed", "epochs"))
-_ACTIVATION_NAMES = {"Tanh": "tanh", "Hardtanh": "hard tanh"}
-
-
-def activation_name(module: str) -> str:
-    """What readers call an activation, from the name of its module."""
-    return _ACTIVATION_NAMES.get(module, module)
 
 
 def learning_rate(run: Run) -> float:

@@ -26,7 +26,7 @@ from .field import Problem, asymmetry, by_differences, jacobian
 
 NAME = "regularizer"
 
-_ACTIVATIONS = ("tanh", "sigmoid", "softplus", "silu", "relu")
+ACTIVATIONS = ("tanh", "sigmoid", "softplus", "silu", "relu")
 _RULES = (lb.Exact(), lb.Linear())
 _WHOLE: dict[str, Any] = {
     "hidden_layers": (1, 2, 3),
@@ -52,7 +52,7 @@ def plan(place: Place, scale: Scale) -> Plan:
     - `differences`: the largest deviation of the Jacobian from finite differences, over its largest entry.
     """
     size = _SMOKE if scale is Scale.SMOKE else _WHOLE
-    pairs = itertools.product(_ACTIVATIONS, _RULES)
+    pairs = itertools.product(ACTIVATIONS, _RULES)
     return Plan([{"experiment": NAME, "activation": f, "rule": repr(rule), **_SETTING, **size} for f, rule in pairs])
 
 

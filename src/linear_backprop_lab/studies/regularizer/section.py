@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
-from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
 from linear_backprop_lab.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, label_ends, panels, to_svg
+from linear_backprop_lab.report.names import BACKPROP, activation_name
 
-from .table import ACTIVATIONS, BACKPROP, Row, by_activation, largest, rows
+from .table import Row, by_activation, largest, rows
 
 _ROUNDING = 1e-9
 """Above it a Jacobian is not symmetric: a hundred thousand times what rounding leaves of Backprop's."""
@@ -27,7 +28,7 @@ def regularizer(runs: Sequence[Run]) -> Section:
     table = rows(runs)
     config = runs[0].config
     shape = f"{config['inputs']}-{config['units']}-...-{config['outputs']}"
-    linear = bool(by_activation(table, lambda row: True))
+    linear = bool(by_activation(table))
     return Section(
         id="regularizer",
         title="A regularization term: is the update a gradient at all?",
@@ -46,16 +47,15 @@ def regularizer(runs: Sequence[Run]) -> Section:
 
 
 def _finding(table: Sequence[Row]) -> str:
-    found = by_activation(table, lambda row: row.scale == 1 and row.step == 0)
-    least = min(row.asymmetry.min() for each in found.values() for row in each)
+    found = [row.asymmetry for each in by_activation(table, scale=1, step=0).values() for row in each]
+    least = min(values.min() for values in found)
     if least <= _ROUNDING:
         return ""
-    smallest = min(row.scale for row in table)
-    small = by_activation(table, lambda row: row.scale == smallest and row.step == 0)
-    nearly = [ACTIVATIONS[name] for name, each in small.items() if largest(each, _rescaled) <= _NEARLY]
+    smallest, worst = _worst_of_small_weights(table)
+    nearly = [name for name, value in worst.items() if value <= _NEARLY]
     return (
         "No regularization term explains the rule: the Jacobian of its update is not symmetric, as any gradient's is. "
-        f"The antisymmetric part is {least:.2f} to {max(largest(each, _asymmetry) for each in found.values()):.2f} of "
+        f"The antisymmetric part is {least:.2f} to {largest(found):.2f} of "
         "the symmetric one on small MLPs. "
         + (
             f"With weights {smallest:g} times as large it is nearly a gradient, each layer at a rate of its own, with "
@@ -69,10 +69,10 @@ def _finding(table: Sequence[Row]) -> str:
 def _by_scale(table: Sequence[Row]) -> Figure:
     depth = max(row.hidden_layers for row in table)
     titles = ("as it is", "layers rescaled")
-    found = by_activation(table, lambda row: row.hidden_layers == depth and row.step == 0)
+    found = by_activation(table, hidden_layers=depth, step=0)
     with panels(titles, height=2.9) as drawn:
-        for panel, measure in zip(drawn, (_asymmetry, _rescaled), strict=True):
-            _lines(panel, found, lambda row: row.scale, measure)
+        for panel, measure in zip(drawn, ("asymmetry", "rescaled"), strict=True):
+            _lines(panel, found, "scale", measure)
             panel.set_xscale("log")
         drawn[-1].set_xlabel("scale of the initial weights (1: PyTorch's own)")
         svg = to_svg(drawn[0], salt="regularizer-scale")
@@ -88,9 +88,9 @@ def _by_scale(table: Sequence[Row]) -> Figure:
 
 def _along_training(table: Sequence[Row]) -> Figure:
     depth = max(row.hidden_layers for row in table)
-    found = by_activation(table, lambda row: row.hidden_layers == depth and row.scale == 1)
+    found = by_activation(table, hidden_layers=depth, scale=1)
     with panels([""], height=2.9) as drawn:
-        _lines(drawn[0], found, lambda row: row.step, _asymmetry)
+        _lines(drawn[0], found, "step", "asymmetry")
         drawn[0].set_xscale("symlog", linthresh=10)
         drawn[0].set_xlim(left=0)
         drawn[0].set_xlabel("step of gradient descent by the update")
@@ -102,17 +102,13 @@ def _along_training(table: Sequence[Row]) -> Figure:
     )
 
 
-def _lines(
-    panel: Axes,
-    found: dict[str, list[Row]],
-    x: Callable[[Row], float],
-    measure: Callable[[Row], NDArray[np.float64]],
-) -> None:
-    """A line an activation, its median over seeds."""
+def _lines(panel: Axes, found: dict[str, list[Row]], x: str, measure: str) -> None:
+    """A line an activation, its median over seeds, of two attributes of its rows."""
     for name, each in found.items():
-        ordered = sorted(each, key=x)
-        medians = [float(np.median(measure(row))) if measure(row).size else np.nan for row in ordered]
-        panel.plot(list(map(x, ordered)), medians, **_STYLES[name], label=ACTIVATIONS[name])
+        ordered = sorted(each, key=attrgetter(x))
+        measured = [getattr(row, measure) for row in ordered]
+        medians = [np.median(values) if values.size else np.nan for values in measured]
+        panel.plot([getattr(row, x) for row in ordered], medians, **_STYLES[name], label=activation_name(name))
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(numticks=6))
     panel.set_ylabel("antisymmetric / symmetric")
@@ -120,22 +116,22 @@ def _lines(
 
 
 def _is_a_term(table: Sequence[Row]) -> Claim:
-    found = by_activation(table, lambda row: row.scale == 1 and row.step == 0)
-    everywhere = by_activation(table, lambda row: True)
-    backprop = largest([row for row in table if row.rule == BACKPROP], _asymmetry)
-    differences = largest(table, lambda row: row.differences)
+    found = by_activation(table, scale=1, step=0)
+    spans = ", ".join(f"{activation_name(name)} {_span(each)}" for name, each in found.items())
+    everywhere = [largest(row.asymmetry for row in each) for each in by_activation(table).values()]
+    backprop = largest(row.asymmetry for row in table if row.rule == BACKPROP)
+    differences = largest(row.differences for row in table)
     return Claim(
         claim="Linear Backprop's update is the gradient of the loss and a regularization term.",
         paper="“Another way to think of our proposed learning rule is that we introduce a regularization term such "
         "that when gradients are computed, all the non-linear components are cancelled and only linear gradients "
         "persist.” (section 1)",
-        measured="at PyTorch's initialisation "
-        + ", ".join(f"{ACTIVATIONS[name]} {_span(each)}" for name, each in found.items())
-        + f"; Backprop: at most {backprop:.0e} anywhere; finite differences agree to {differences:.0e}",
-        verdict=all_or_some([largest(each, _asymmetry) <= _ROUNDING for each in everywhere.values()])
+        measured=f"at PyTorch's initialisation {spans}; Backprop: at most {backprop:.0e} anywhere; finite differences "
+        f"agree to {differences:.0e}",
+        verdict=all_or_some([value <= _ROUNDING for value in everywhere])
         if backprop <= _ROUNDING and differences <= _AGREE
         else "not decided",
-        key=", ".join(f"{ACTIVATIONS[name]} {_span(each)}" for name, each in found.items()) + "; a gradient: 0",
+        key=f"{spans}; a gradient: 0",
         how=f"holds where the antisymmetric part is at most {_ROUNDING:g} of the symmetric part for every activation, "
         "at every depth, scale, seed and step; partly where for some activations. Decided where Backprop's, which is a "
         f"gradient, is within that and finite differences agree to {_AGREE:g}",
@@ -143,28 +139,25 @@ def _is_a_term(table: Sequence[Row]) -> Claim:
 
 
 def _nearly(table: Sequence[Row]) -> Claim:
-    smallest = min(row.scale for row in table)
-    found = by_activation(table, lambda row: row.scale == smallest and row.step == 0)
-    worst = {name: largest(each, _rescaled) for name, each in found.items()}
+    smallest, worst = _worst_of_small_weights(table)
     return Claim(
         claim="With small weights it is nearly the gradient of a function, each layer at a rate of its own.",
         paper="not in the paper; the sense in which its sentence is nearly true",
         measured=f"at {smallest:g} of PyTorch's initialisation at most "
-        + ", ".join(f"{value:.1g} ({ACTIVATIONS[name]})" for name, value in worst.items()),
+        + ", ".join(f"{value:.1g} ({name})" for name, value in worst.items()),
         verdict=all_or_some([value <= _NEARLY for value in worst.values()]),
-        key=", ".join(f"{ACTIVATIONS[name]} {value:.0e}" for name, value in worst.items()),
+        key=", ".join(f"{name} {value:.0e}" for name, value in worst.items()),
         how=f"holds where the antisymmetric part is at most {_NEARLY:g} of the symmetric part at the smallest scale "
         "for every activation, depth and seed, each layer's update multiplied by the mean slopes of the activations "
         "above it; partly where for some activations",
     )
 
 
-def _asymmetry(row: Row) -> NDArray[np.float64]:
-    return row.asymmetry
-
-
-def _rescaled(row: Row) -> NDArray[np.float64]:
-    return row.rescaled
+def _worst_of_small_weights(table: Sequence[Row]) -> tuple[float, dict[str, float]]:
+    """The smallest scale, and the largest asymmetry there of each activation, by name, layers rescaled."""
+    smallest = min(row.scale for row in table)
+    found = by_activation(table, scale=smallest, step=0)
+    return smallest, {activation_name(name): largest(row.rescaled for row in each) for name, each in found.items()}
 
 
 def _span(each: Sequence[Row]) -> str:
@@ -175,7 +168,7 @@ def _span(each: Sequence[Row]) -> str:
 def _rows(table: Sequence[Row]) -> list[dict[str, str]]:
     """Medians over seeds, of Linear Backprop: a row an activation and depth."""
     depths = sorted({row.hidden_layers for row in table})
-    return [_row(name, each, d) for name, each in by_activation(table, lambda row: True).items() for d in depths]
+    return [_row(name, each, depth) for name, each in by_activation(table).items() for depth in depths]
 
 
 def _row(name: str, each: Sequence[Row], depth: int) -> dict[str, str]:
@@ -187,4 +180,4 @@ def _row(name: str, each: Sequence[Row], depth: int) -> dict[str, str]:
         f"x {first.scale:g}, layers rescaled": first.rescaled,
     }
     medians = {head: f"{np.median(values):.2g}" if values.size else "-" for head, values in shown.items()}
-    return {"units": ACTIVATIONS[name], "hidden layers": str(depth), **medians}
+    return {"units": activation_name(name), "hidden layers": str(depth), **medians}

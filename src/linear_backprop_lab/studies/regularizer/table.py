@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.report.names import LINEAR
 from linear_backprop_lab.studies._alike import alike
 
-ACTIVATIONS = {"tanh": "tanh", "sigmoid": "sigmoid", "softplus": "softplus", "silu": "SiLU", "relu": "ReLU"}
-BACKPROP, LINEAR = "Exact()", "Linear()"
+from .runs import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     """Every line of the runs that differ in activation and rule alone; of several such sets the one of most seeds."""
     groups = alike(runs, "activation", "rule")
     fullest = max(groups, key=lambda group: (len(group[0].config["seeds"]), len(group)))
-    order = {(name, rule): place for place, name in enumerate(ACTIVATIONS) for rule in (BACKPROP, LINEAR)}
-    fullest.sort(key=lambda run: order[run.config["activation"], run.config["rule"]])
+    fullest.sort(key=lambda run: (ACTIVATIONS.index(run.config["activation"]), run.config["rule"]))
     return [_row(run, line) for run in fullest for line in run.metrics]
 
 
@@ -64,12 +63,13 @@ def _row(run: Run, line: dict[str, Any]) -> Row:
     )
 
 
-def largest(table: Sequence[Row], measure: Callable[[Row], NDArray[np.float64]]) -> float:
-    """The largest value of a measure; infinite where there is none."""
-    return max((value for row in table for value in measure(row).tolist()), default=math.inf)
+def largest(measured: Iterable[NDArray[np.float64]]) -> float:
+    """The largest value; infinite where there is none."""
+    return max((value for values in measured for value in values.tolist()), default=math.inf)
 
 
-def by_activation(table: Sequence[Row], where: Callable[[Row], bool]) -> dict[str, list[Row]]:
-    """The rows under Linear Backprop that `where` takes, of every activation that has some."""
-    chosen = [row for row in table if row.rule == LINEAR and where(row)]
+def by_activation(table: Sequence[Row], **where: float) -> dict[str, list[Row]]:
+    """The rows under Linear Backprop with those values of their attributes, of every activation that has some."""
+    wanted = {"rule": LINEAR, **where}
+    chosen = [row for row in table if all(getattr(row, name) == value for name, value in wanted.items())]
     return {name: found for name in ACTIVATIONS if (found := [row for row in chosen if row.activation == name])}

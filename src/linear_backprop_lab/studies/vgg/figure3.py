@@ -10,6 +10,7 @@ import numpy as np
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
+from linear_backprop_lab.report.names import BACKPROP, LINEAR, activation_name
 from linear_backprop_lab.studies.images.choices import CHOSEN
 from linear_backprop_lab.studies.images.seeds import (
     Seeds,
@@ -20,10 +21,7 @@ from linear_backprop_lab.studies.images.seeds import (
 )
 from linear_backprop_lab.studies.images.selection import Protocol
 from linear_backprop_lab.studies.images.settings import (
-    BACKPROP,
-    LINEAR,
     SIGNIFICANT,
-    activation_name,
     curve,
     epochs,
     fullest,

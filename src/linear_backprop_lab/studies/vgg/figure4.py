@@ -8,14 +8,13 @@ from matplotlib.lines import Line2D
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
-from linear_backprop_lab.report.drawing import RULE_STYLES, legend_above, panels, rule_name, to_svg
+from linear_backprop_lab.report.drawing import GREY, RULE_STYLES, legend_above, panels, rule_line, to_svg
+from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies.images.choices import finished, under_both
 from linear_backprop_lab.studies.images.claims import ahead_once, early, learns
 from linear_backprop_lab.studies.images.seeds import as_share
 from linear_backprop_lab.studies.images.selection import choose, protocols
 from linear_backprop_lab.studies.images.settings import (
-    BACKPROP,
-    LINEAR,
     Networks,
     curve,
     fullest,
@@ -76,9 +75,9 @@ def _figure(name: str, runs: Sequence[Run], salt: str = "fig4") -> Figure:
         highest = max(panel.get_ylim()[1] for panel in drawn)
         for panel in drawn:
             panel.set_ylim(0, highest)
-        rules = [Line2D([], [], label=rule_name(rule), **RULE_STYLES[rule]) for rule in (BACKPROP, LINEAR)]
+        rules = [Line2D([], [], **rule_line(rule)) for rule in (BACKPROP, LINEAR)]
         decays = [
-            Line2D([], [], color="#808080", alpha=shade, label=f"l2 {factor:g}")
+            Line2D([], [], color=GREY["color"], alpha=shade, label=f"l2 {factor:g}")
             for factor, shade in zip(penalties, shades, strict=True)
         ]
         legend_above(drawn[0], [*rules, *decays])

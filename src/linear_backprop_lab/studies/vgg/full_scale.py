@@ -9,13 +9,12 @@ from typing import Any
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
-from linear_backprop_lab.report.drawing import RULE_STYLES, label_ends, panels, rule_name, to_svg
+from linear_backprop_lab.report.drawing import label_ends, panels, rule_line, to_svg
+from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies._alike import alike
 from linear_backprop_lab.studies.images.claims import MOST
 from linear_backprop_lab.studies.images.seeds import as_share
 from linear_backprop_lab.studies.images.settings import (
-    BACKPROP,
-    LINEAR,
     SIGNIFICANT,
     curve,
     epochs,
@@ -135,10 +134,9 @@ def _figure(pair: _Pair) -> Figure:
     titles = ["at the paper's own size", *(["width 1/8, 3,840 images: the same steps"] if pair.small else [])]
     with panels(titles, height=2.7) as drawn:
         for run in (pair.backprop, pair.linear):
-            drawn[0].plot(*_over_steps(run), label=rule_name(run.config["rule"]), **RULE_STYLES[run.config["rule"]])
+            drawn[0].plot(*_over_steps(run), **rule_line(run.config["rule"]))
         for run in pair.small:
-            style = RULE_STYLES[run.config["rule"]]
-            drawn[1].plot(*_over_steps(run), label=rule_name(run.config["rule"]), markersize=3, **style)
+            drawn[1].plot(*_over_steps(run), **rule_line(run.config["rule"]), markersize=3)
         for panel in drawn:
             as_share(panel, "test accuracy")
             panel.set_xlabel("step of 128 images")

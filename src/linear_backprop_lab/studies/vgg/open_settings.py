@@ -6,16 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Figure, Section, Table
-from linear_backprop_lab.report.drawing import RULE_STYLES, Style, legend_above, panels, rule_name, to_svg
+from linear_backprop_lab.report.drawing import GREY, RULE_STYLES, Style, in_percent, legend_above, panels, to_svg
+from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies.images.choices import both_chosen, choice_rows, under_both
 from linear_backprop_lab.studies.images.claims import ahead_once, early, learns
 from linear_backprop_lab.studies.images.settings import (
-    BACKPROP,
-    LINEAR,
     SIGNIFICANT,
     Networks,
     chance,
@@ -77,8 +75,8 @@ def _figure(by_network: dict[str, Networks]) -> Figure:
             for row, runs in enumerate(choices.values()):
                 _marks(panel, row, runs)
             panel.set_yticks([-row for row in range(len(choices))], list(choices), fontsize="small")
-            panel.axvline(chance(next(iter(choices.values()))[0]), color="#808080", linestyle="--", linewidth=1)
-            panel.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+            panel.axvline(chance(next(iter(choices.values()))[0]), color=GREY["color"], linestyle="--", linewidth=1)
+            in_percent(panel.xaxis)
         highest = max(panel.get_xlim()[1] for panel in drawn)
         for panel in drawn:
             panel.set_xlim(0, highest)
