@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .names import BACKPROP, LINEAR, PRINTED, rule_name
 
@@ -126,6 +126,14 @@ def _spread(heights: Sequence[float], apart: float) -> list[float]:
     # Within the axes: what lies above and below them belongs to others.
     outside = max(0.0, moved[-1] - 1) if moved else 0.0
     return [height - outside for height in moved]
+
+
+def as_share(drawn: Axes, what: str) -> None:
+    """Label axes that show a share over whole numbers: epochs, steps, layers."""
+    drawn.set_ylabel(what)
+    drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
+    in_percent(drawn.yaxis)
+    drawn.set_ylim(bottom=0)
 
 
 def in_percent(axis: Axis) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Section
+from linear_backprop_lab.studies.images.settings import has_paper_width
 
 SMOKE = "smoke: shows that it runs, decides nothing"
 SMALL = "smaller than the paper's"
@@ -15,7 +16,6 @@ GOES_ON = "not finished"
 MISSING = "records missing: nothing decided"
 
 _FEWEST_IMAGES, _FEWEST_SEEDS = 1000, 5
-_PAPER_WIDTH, _PAPER_INFLATION = 1, 5
 _OF_OTHER_NETWORKS = ("collapse", "transfer-networks")
 
 
@@ -43,10 +43,7 @@ def _is_smoke(run: Run) -> bool:
 
 def _is_small(run: Run) -> bool:
     """Whether the network is narrower than the paper's; networks of other experiments have no width of the paper."""
-    if run.config["experiment"] in _OF_OTHER_NETWORKS:
-        return False
-    model = run.config.get("model", {})
-    return model.get("width", _PAPER_WIDTH) < _PAPER_WIDTH or model.get("inflate", _PAPER_INFLATION) < _PAPER_INFLATION
+    return run.config["experiment"] not in _OF_OTHER_NETWORKS and not has_paper_width(run)
 
 
 def _is_digits(run: Run) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Claim, Figure, Section, Table, by_direction
+from linear_backprop_lab.report import Claim, Section, Table, by_direction
 from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies.images.choices import CHOSEN, comparisons, described
 from linear_backprop_lab.studies.images.layers import layers_figures
-from linear_backprop_lab.studies.images.seeds import both_seeds, draw_seeds, seeds_at_the_best
+from linear_backprop_lab.studies.images.seeds import best_seeds_figure, seeds_at_the_best
 from linear_backprop_lab.studies.images.selection import Protocol, choose
-from linear_backprop_lab.studies.images.settings import SIGNIFICANT, fullest, scale, swept, under
+from linear_backprop_lab.studies.images.settings import SIGNIFICANT, fullest, rerun, scale, swept, under
 
 _PAPER = {BACKPROP: "28.11%", LINEAR: "18.43%"}
 
@@ -27,19 +27,15 @@ def bnn(runs: Sequence[Run]) -> Section:
         asked="Which rule on the hard tanh units of a binarized network is ahead after the same number of epochs? "
         "Weights and the inputs of layers are binarized with a straight-through of their own. The Precision@5 error "
         "is the share of test images whose class is not among the five with the largest outputs. " + scale(sweep),
-        figures=(_curves(members), *layers_figures("", sweep)) if both else (),
+        figures=(
+            best_seeds_figure("Precision@5 error on the test set", members, "bnn-top5", metric="top5_error"),
+            *layers_figures("", sweep),
+        )
+        if both
+        else (),
         claims=(_lower(members),) if both else (),
         table=_table(members),
-        rerun="linear-backprop reproduce bnn --scale cpu",
-    )
-
-
-def _curves(runs: Sequence[Run]) -> Figure:
-    return Figure(
-        "Precision@5 error on the test set",
-        "Each rule at the setting with the lowest error at any epoch, as the paper chooses; a curve a seed. Less is "
-        "better.",
-        draw_seeds(both_seeds(runs, "test", "top5_error"), "Precision@5 error", salt="bnn-top5"),
+        rerun=rerun("bnn", sweep),
     )
 
 

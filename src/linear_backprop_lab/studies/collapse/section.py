@@ -22,9 +22,10 @@ from linear_backprop_lab.report.drawing import (
     panels,
     to_svg,
 )
+from linear_backprop_lab.studies.images.settings import learning_rate
 
 from .claims import NEARLY, shown, verdicts
-from .table import Study, Trained, family, learning_rate, method_name, studies
+from .table import Study, Trained, family, method_name, studies
 
 _STYLES = {"backprop": BLUE, "linear": ORANGE, "local-linear": GREEN, "local-mean": PURPLE, "above": GREY}
 _LINE_STYLES = ("-", "--", ":", "-.")

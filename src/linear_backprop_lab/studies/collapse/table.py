@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report.names import activation_name
 from linear_backprop_lab.studies._alike import alike
+from linear_backprop_lab.studies.images.settings import epochs, learning_rate, seed
 
 BACKPROP = "backprop"
 FAMILIES = (BACKPROP, "linear", "local-linear", "local-mean", "above")
@@ -78,9 +79,9 @@ class Trained:
     @cached_property
     def _accuracies(self) -> NDArray[np.float64]:
         """(seeds, 1 + epochs): test accuracy, from chance on; a run that diverged keeps its last."""
-        epochs = self.runs[0].config["recipe"]["epochs"]
+        length = epochs(self.runs[0])
         logged = [[line["test_accuracy"] for line in run.metrics] for run in self.runs]
-        return np.array([[1 / _CLASSES, *each, *each[-1:] * (epochs - len(each))] for each in logged])
+        return np.array([[1 / _CLASSES, *each, *each[-1:] * (length - len(each))] for each in logged])
 
     @property
     def curve(self) -> NDArray[np.float64]:
@@ -199,11 +200,6 @@ def _size(model: dict[str, Any]) -> str:
     return f"{len(widths)} x {widths[0]}" if alike else "-".join(map(str, widths))
 
 
-def learning_rate(run: Run) -> float:
-    """Of a run of the sweep or of training."""
-    return run.config["recipe"]["learning_rate"]
-
-
 def _study(group: Sequence[Run], sweep: Sequence[Run], timing: Sequence[Run]) -> Study:
     seconds = _seconds_per_step(timing, group[0].config)
     methods = {run.config["method"]: None for run in group}
@@ -215,8 +211,7 @@ def _study(group: Sequence[Run], sweep: Sequence[Run], timing: Sequence[Run]) ->
 def _trained(method: str, group: Sequence[Run], sweep: Sequence[Run], seconds_per_step: float | None) -> Trained:
     """Where a method was trained at several learning rates, the one with the most seeds."""
     runs = [run for run in group if run.config["method"] == method]
-    runs.sort(key=lambda run: run.config["recipe"]["seed"])
-    fullest = max(alike(runs, "recipe.seed"), key=len)
+    fullest = max(alike(sorted(runs, key=seed), "recipe.seed"), key=len)
     same = [run for run in sweep if all(run.config[key] == runs[0].config[key] for key in ("data", "model", "method"))]
     return Trained(tuple(fullest), tuple(sorted(set(map(learning_rate, same)))), seconds_per_step)
 

@@ -8,11 +8,10 @@ from matplotlib.ticker import MaxNLocator
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, all_or_some
-from linear_backprop_lab.report.drawing import axes, label_ends, rule_line, to_svg
+from linear_backprop_lab.report.drawing import as_share, axes, label_ends, rule_line, to_svg
 from linear_backprop_lab.report.names import BACKPROP, LINEAR
 from linear_backprop_lab.studies.images.selection import choose
 
-from .seeds import as_share
 from .settings import Networks, under
 
 _GRADIENTS = {BACKPROP: "gradient_norm_backprop", LINEAR: "gradient_norm_linear"}

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
-
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report.drawing import RULE_STYLES, axes, in_percent, label_ends, to_svg
+from linear_backprop_lab.report import Figure
+from linear_backprop_lab.report.drawing import RULE_STYLES, as_share, axes, label_ends, to_svg
 from linear_backprop_lab.report.names import BACKPROP, LINEAR, activation_name, rule_name
 
 from .selection import Metric, Protocol, choose
@@ -28,6 +26,8 @@ from .settings import (
     swept,
     under,
 )
+
+_METRICS: dict[Metric, str] = {"accuracy": "test accuracy", "top5_error": "Precision@5 error"}
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,28 @@ def ahead_of(first: Seeds, second: Seeds) -> int:
     return direction(fmean(first.best) - fmean(second.best), math.hypot(first.error, second.error))
 
 
-def draw_seeds(groups: Sequence[Seeds], what: str, salt: str) -> str:
-    """The curve of every seed's metric on the test set over epochs, as SVG.
+def best_seeds_figure(
+    title: str, runs: Sequence[Run], salt: str, *, chosen: str = "setting", metric: Metric = "accuracy"
+) -> Figure:
+    """The curve of every seed at the setting that the test set chooses under each rule.
 
     Args:
-        groups: In the colours of their rules.
-        what: The metric in words, the label of the vertical axis.
+        title: Of the figure.
+        runs: Under both rules.
         salt: As in `to_svg`.
+        chosen: What the sweep varies.
+        metric: That chooses, and is shown.
     """
+    best, hint = ("best test accuracy", "") if metric == "accuracy" else ("lowest error", " Less is better.")
+    return Figure(
+        title,
+        f"Each rule at the {chosen} with the {best} at any epoch, as the paper chooses; a curve a seed.{hint}",
+        draw_seeds(both_seeds(runs, "test", metric), salt),
+    )
+
+
+def draw_seeds(groups: Sequence[Seeds], salt: str) -> str:
+    """The curve of every seed's metric on the test set over epochs, as SVG, in the colours of their rules."""
     with axes() as drawn:
         for seeds in groups:
             for number, run in enumerate(seeds.runs):
@@ -143,15 +157,7 @@ def draw_seeds(groups: Sequence[Seeds], what: str, salt: str) -> str:
                     linewidth=1.2,
                     label=f"{seeds.label},\n{setting(run)}" if number == 0 else None,
                 )
-        as_share(drawn, what)
+        as_share(drawn, _METRICS[groups[0].metric])
         drawn.set_xlabel("epoch")
         label_ends(drawn, apart=0.18)
         return to_svg(drawn, salt)
-
-
-def as_share(drawn: Axes, what: str) -> None:
-    """Label axes that show a share of the test images over epochs or steps."""
-    drawn.set_ylabel(what)
-    drawn.xaxis.set_major_locator(MaxNLocator(integer=True))
-    in_percent(drawn.yaxis)
-    drawn.set_ylim(bottom=0)

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import ReportError
+from linear_backprop_lab.report.names import rule_name
 from linear_backprop_lab.studies._alike import alike
+from linear_backprop_lab.studies._scale import Scale
+
+from .sweep import PAPER_SIZE, SIZES
 
 SIGNIFICANT = 1.96
-_PAPER_IMAGES = 45_000  # The others are held out.
+_PAPER_WIDTH, _PAPER_INFLATION = 1, 5
 # What differs between the runs of one scale.
 _VARIED = (
     *("experiment", "rule", "model.activation", "model.batch_norm", "model.initialization"),
@@ -73,15 +77,46 @@ def variant(run: Run) -> str:
     return "" if normalized is None else "with batch norm" if normalized else "no batch norm"
 
 
+def has_paper_width(run: Run) -> bool:
+    """Whether the network is as wide as the paper's."""
+    model = run.config.get("model", {})
+    return (
+        model.get("width", _PAPER_WIDTH) == _PAPER_WIDTH and model.get("inflate", _PAPER_INFLATION) == _PAPER_INFLATION
+    )
+
+
 def is_at_paper_scale(run: Run) -> bool:
-    """Whether the network has the paper's width and is trained on as good as all of the data."""
-    return run.config["model"].get("width") == 1 and run.config["train_images"] >= _PAPER_IMAGES
+    """Whether the network has the paper's width and is trained on as good as all of the data; the rest is held out."""
+    return has_paper_width(run) and run.config["train_images"] >= PAPER_SIZE.train_images
+
+
+def rerun(name: str, runs: Sequence[Run]) -> str:
+    """The command that makes an experiment's runs again, at the scale of these."""
+    is_smoke = runs[0].config["train_images"] <= SIZES[Scale.SMOKE].train_images
+    scale = Scale.PAPER if has_paper_width(runs[0]) else Scale.SMOKE if is_smoke else Scale.CPU
+    return f"linear-backprop reproduce {name} --scale {scale}"
+
+
+def setting_cells(run: Run) -> dict[str, str]:
+    """Which run of a sweep it is, in the cells of a table."""
+    return {
+        "network": variant(run),
+        "rule": rule_name(run.config["rule"]),
+        "learning rate": f"{learning_rate(run):g}",
+        "l2": f"{penalty(run):g}",
+    }
 
 
 def curve(run: Run, metric: str) -> tuple[list[int], list[float]]:
     """The epochs and the values of a metric, where it is finite."""
     lines = [line for line in run.metrics if line[metric] is not None]
     return [line["epoch"] for line in lines], [line[metric] for line in lines]
+
+
+def epochs_ahead(backprop: Run, linear: Run) -> int:
+    """After how many of the epochs that both have Linear Backprop's test accuracy is the higher."""
+    pairs = zip(backprop.metrics, linear.metrics, strict=False)
+    return sum(other["test_accuracy"] > one["test_accuracy"] for one, other in pairs)
 
 
 def first_loss(run: Run) -> float:
@@ -150,7 +185,7 @@ def scale(runs: Sequence[Run]) -> str:
         f"epochs, batches of {config['recipe']['batch_size']}, vanilla SGD in "
         f"{config['recipe']['precision']}, learning rates {rates}, l2 penalties {penalties}. Data: {sources}."
     )
-    if model.get("width", 1) == 1 and model.get("inflate", 5) == 5 and min(map(epochs, runs)) >= 100:
+    if is_at_paper_scale(runs[0]) and min(map(epochs, runs)) >= PAPER_SIZE.epochs:
         return f"At the paper's scale: {here} The paper trains on all 50,000 images; 5,000 are held out here."
     return (
         f"This is not the paper's scale but a smaller one: {here} The paper has the whole width, 50,000 images, 100 "

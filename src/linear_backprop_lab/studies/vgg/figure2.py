@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Figure, Section, Table
+from linear_backprop_lab.report import Section, Table
 from linear_backprop_lab.studies.images.choices import choice_rows, comparisons, key_numbers, leader, under_both
 from linear_backprop_lab.studies.images.claims import ahead, learns
 from linear_backprop_lab.studies.images.layers import layers_figures, vanishing
-from linear_backprop_lab.studies.images.seeds import both_seeds, draw_seeds
-from linear_backprop_lab.studies.images.settings import Networks, fullest, scale, swept, variants
+from linear_backprop_lab.studies.images.seeds import best_seeds_figure
+from linear_backprop_lab.studies.images.settings import Networks, fullest, rerun, scale, swept, variants
 
 
 def figure2(runs: Sequence[Run]) -> Section:
@@ -30,12 +30,15 @@ def figure2(runs: Sequence[Run]) -> Section:
         figures=tuple(
             figure
             for name, each in compared.items()
-            for figure in (_curves(name, again[name]), *layers_figures(name, each))
+            for figure in (
+                best_seeds_figure(f"Test accuracy: tanh, {name}", again[name], salt=f"fig2-{name}"),
+                *layers_figures(name, each),
+            )
         ),
         claims=(learns(compared), vanishing(compared), ahead(again, claim=claim)) if compared else (),
         finding=_finding(again) if compared else "",
         table=Table.of([row for name, each in networks.items() for row in choice_rows(name, each)]),
-        rerun="linear-backprop reproduce fig2 --scale cpu",
+        rerun=rerun("fig2", sweep),
     )
 
 
@@ -45,12 +48,4 @@ def _finding(networks: Networks) -> str:
     return (
         f"Where each rule may choose its learning rate, {winners[leader([each for _, each in compared])]} with tanh. "
         f"Test accuracy of Linear Backprop against Backprop: {key_numbers(compared)}."
-    )
-
-
-def _curves(name: str, runs: Sequence[Run]) -> Figure:
-    return Figure(
-        f"Test accuracy: tanh, {name}",
-        "Each rule at the setting with the best test accuracy at any epoch, as the paper chooses; a curve a seed.",
-        draw_seeds(both_seeds(runs, "test"), "test accuracy", salt=f"fig2-{name}"),
     )

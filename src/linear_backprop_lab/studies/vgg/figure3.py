@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, stdev
 
@@ -25,6 +26,7 @@ from linear_backprop_lab.studies.images.settings import (
     curve,
     epochs,
     fullest,
+    rerun,
     scale,
     setting,
     under,
@@ -37,81 +39,98 @@ Pair = tuple[str, Seeds, Seeds]
 """The network's name, ReLU under Backprop, and what it is compared with."""
 
 
-def figure3(runs: Sequence[Run], *, part: str, activation: str, paper: str) -> Section:
+@dataclass(frozen=True)
+class Part:
+    """One part of the figure.
+
+    Attributes:
+        side: Of the figure.
+        activation: Of the network that trains with Linear Backprop, as the module is named.
+        at_the_best: Which seeds of a network and rule are compared.
+        paper: The paper's words on what this part shows.
+    """
+
+    side: str
+    activation: str
+    at_the_best: Callable[[Sequence[Run], Protocol], Seeds | None]
+    paper: str
+
+    @property
+    def id(self) -> str:
+        """Of the experiment and its section."""
+        return f"fig3-{self.side}"
+
+
+def figure3(runs: Sequence[Run], part: Part) -> Section:
     """The section, from complete runs of VGG19, at least one.
 
     Args:
-        runs: ReLU under Backprop, and `activation` under Linear Backprop; others are passed over.
-        part: "left" or "right".
-        activation: Of the network that trains with Linear Backprop: "Tanh" or "ReLU".
-        paper: The paper's words on what this part shows.
+        runs: ReLU under Backprop, and the part's activation under Linear Backprop; others are passed over.
+        part: Of the figure.
     """
     members = fullest(runs)
-    by_protocol: dict[Protocol, list[Pair]] = {
-        protocol: _pairs(members, activation, part, protocol) for protocol in CHOSEN
-    }
+    by_protocol: dict[Protocol, list[Pair]] = {protocol: _pairs(members, part, protocol) for protocol in CHOSEN}
     pairs = [
         (f"{name}, chosen {CHOSEN[protocol]}", backprop, linear)
         for protocol, each in by_protocol.items()
         for name, backprop, linear in each
     ]
-    sides = f"ReLU with Backprop and {activation_name(activation)} with Linear Backprop"
+    sides = f"ReLU with Backprop and {activation_name(part.activation)} with Linear Backprop"
     return Section(
-        id=f"fig3-{part}",
-        title=f"Figure 3, {part}: {sides}",
+        id=part.id,
+        title=f"Figure 3, {part.side}: {sides}",
         asked=f"Do {sides} learn alike, and is Backprop's variance the higher? Each is shown at the best setting of "
         "its sweep, with several seeds of weights and order. " + scale(members),
         figures=tuple(_figure(pair, part) for pair in by_protocol["test"]),
-        claims=(_alike(part, pairs, paper), _varies(part, pairs)),
+        claims=(_alike(part, pairs), _varies(pairs)),
         table=Table.of([_row(name, seeds) for name, *sides in pairs for seeds in sides]),
-        rerun=f"linear-backprop reproduce fig3-{part} --scale cpu",
+        rerun=rerun(part.id, members),
     )
 
 
-figure3_left = partial(
-    figure3,
-    part="left",
+_LEFT = Part(
+    side="left",
     activation="Tanh",
+    at_the_best=longer_at_the_best,
     paper="“Learning ReLU with Backprop can yield similar results to tanh with Linear Backprop” (caption of figure 3)",
 )
-figure3_right = partial(
-    figure3,
-    part="right",
+_RIGHT = Part(
+    side="right",
     activation="ReLU",
+    at_the_best=seeds_at_the_best,
     paper="“We see similar results when we compare Linear Backprop learning with ReLU and Backprop learning with ReLU” "
     "(appendix A)",
 )
+figure3_left, figure3_right = partial(figure3, part=_LEFT), partial(figure3, part=_RIGHT)
 
 
-def _pairs(runs: Sequence[Run], activation: str, part: str, protocol: Protocol) -> list[Pair]:
+def _pairs(runs: Sequence[Run], part: Part, protocol: Protocol) -> list[Pair]:
     """Both sides of every network that has both."""
-    of_a_side = longer_at_the_best if part == "left" else seeds_at_the_best
     pairs: list[Pair] = []
     for name, each in variants(runs).items():
-        backprop, linear = under(each, BACKPROP, "ReLU"), under(each, LINEAR, activation)
+        backprop, linear = under(each, BACKPROP, "ReLU"), under(each, LINEAR, part.activation)
         if not backprop or not linear:
             continue
-        first, second = of_a_side(backprop, protocol), of_a_side(linear, protocol)
+        first, second = part.at_the_best(backprop, protocol), part.at_the_best(linear, protocol)
         if first and second:
             pairs.append((name, first, second))
     return pairs
 
 
-def _figure(pair: Pair, part: str) -> Figure:
+def _figure(pair: Pair, part: Part) -> Figure:
     name, *sides = pair
     counts = " and ".join(str(len(seeds.runs)) for seeds in sides)
     return Figure(
         f"Test accuracy: {name}",
         f"A curve a seed, {counts} seeds, at the setting with the best test accuracy in the sweep, the paper's choice.",
-        draw_seeds(sides, "test accuracy", salt=f"fig3-{part}-{name}"),
+        draw_seeds(sides, salt=f"{part.id}-{name}"),
     )
 
 
-def _alike(part: str, pairs: Sequence[Pair], paper: str) -> Claim:
-    other = "tanh" if part == "left" else "ReLU"
+def _alike(part: Part, pairs: Sequence[Pair]) -> Claim:
     return Claim(
-        claim=f"ReLU with Backprop learns as {other} with Linear Backprop does.",
-        paper=paper,
+        claim=f"ReLU with Backprop learns as {activation_name(part.activation)} with Linear Backprop does.",
+        paper=part.paper,
         measured="; ".join(
             f"{name}: mean of the best test accuracies {fmean(backprop.best):.1%} ({backprop.label}) and "
             f"{fmean(linear.best):.1%} ({linear.label})"
@@ -133,7 +152,7 @@ def _alike(part: str, pairs: Sequence[Pair], paper: str) -> Claim:
     )
 
 
-def _varies(part: str, pairs: Sequence[Pair]) -> Claim:
+def _varies(pairs: Sequence[Pair]) -> Claim:
     spreads = [
         (name, first, second, what, one, other)
         for name, first, second in pairs

@@ -8,11 +8,10 @@ from matplotlib.lines import Line2D
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
-from linear_backprop_lab.report.drawing import GREY, RULE_STYLES, legend_above, panels, rule_line, to_svg
-from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
+from linear_backprop_lab.report.drawing import GREY, RULE_STYLES, as_share, legend_above, panels, rule_line, to_svg
+from linear_backprop_lab.report.names import BACKPROP, LINEAR
 from linear_backprop_lab.studies.images.choices import finished, under_both
 from linear_backprop_lab.studies.images.claims import ahead_once, early, learns
-from linear_backprop_lab.studies.images.seeds import as_share
 from linear_backprop_lab.studies.images.selection import choose, protocols
 from linear_backprop_lab.studies.images.settings import (
     Networks,
@@ -21,7 +20,9 @@ from linear_backprop_lab.studies.images.settings import (
     is_above_chance,
     learning_rate,
     penalty,
+    rerun,
     scale,
+    setting_cells,
     swept,
     under,
     variants,
@@ -39,7 +40,7 @@ def figure4(runs: Sequence[Run]) -> Section:
         figures=tuple(_figure(name, each) for name, each in networks.items()),
         claims=(early(networks), _needs_decay(networks)),
         table=_table(networks),
-        rerun="linear-backprop reproduce fig4 --scale cpu",
+        rerun=rerun("fig4", sweep),
     )
 
 
@@ -122,17 +123,14 @@ def _best_penalties(runs: Sequence[Run]) -> tuple[float, float] | None:
 
 
 def _table(networks: Networks) -> Table | None:
-    return Table.of([_row(name, run) for name, runs in networks.items() for run in runs])
+    return Table.of([_row(run) for runs in networks.values() for run in runs])
 
 
-def _row(name: str, run: Run) -> dict[str, str]:
+def _row(run: Run) -> dict[str, str]:
     loss = run.metrics[0]["train_loss"]
     heads = {"test": "best", "held_out": "held out, best"}
     return {
-        "network": name,
-        "rule": rule_name(run.config["rule"]),
-        "learning rate": f"{learning_rate(run):g}",
-        "l2": f"{penalty(run):g}",
+        **setting_cells(run),
         "loss, epoch 1": "diverged" if loss is None else f"{loss:.3f}",
         "last": f"{run.metrics[-1]['test_accuracy']:.1%}",
         **{heads[protocol]: f"{choose([run], protocol).value:.1%}" for protocol in protocols(run)},

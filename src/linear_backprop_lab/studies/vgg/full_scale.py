@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
-from linear_backprop_lab.report.drawing import label_ends, panels, rule_line, to_svg
+from linear_backprop_lab.report.drawing import as_share, label_ends, panels, rule_line, to_svg
 from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies._alike import alike
+from linear_backprop_lab.studies._only import Only
 from linear_backprop_lab.studies.images.claims import MOST
-from linear_backprop_lab.studies.images.seeds import as_share
 from linear_backprop_lab.studies.images.settings import (
     SIGNIFICANT,
     curve,
     epochs,
+    epochs_ahead,
     is_at_paper_scale,
     learning_rate,
     penalty,
+    rerun,
     seed,
+    setting_cells,
     standard_error,
     variant,
 )
@@ -51,7 +55,7 @@ class _Pair:
     @property
     def won(self) -> int:
         """After how many of these epochs Linear Backprop is ahead."""
-        return sum(other > one for one, other in self.both)
+        return epochs_ahead(self.backprop, self.linear)
 
     @property
     def diverged(self) -> bool:
@@ -68,6 +72,7 @@ def full_scale(runs: Sequence[Run]) -> Section:
     """The section, from runs of VGG19 with tanh, finished or not, at least one; smaller ones are shown beside them."""
     pairs = _pairs(runs)
     figures = tuple(map(_figure, pairs))
+    full = sorted(filter(is_at_paper_scale, runs), key=_order)
     return Section(
         id="fig2-full",
         title="Figure 2 at the paper's own size",
@@ -77,12 +82,21 @@ def full_scale(runs: Sequence[Run]) -> Section:
         "initial weights under both rules. " + _state(runs),
         figures=figures,
         claims=(_from_the_start(pairs), _lasts(pairs)) if pairs else (),
-        table=Table.of([_row(run) for run in sorted(filter(is_at_paper_scale, runs), key=_order)]),
-        rerun="linear-backprop reproduce fig4 --scale paper --only batch_norm=true --only learning_rate=0.001 "
-        "--only weight_decay=0.0001",
+        table=Table.of(list(map(_row, full))),
+        rerun=_rerun(pairs[0].linear if pairs else full[0]),
         finding=_finding(pairs) if pairs and pairs[0].both else "",
         headline=figures[0] if pairs and len(pairs[0].both) > 1 else None,
     )
+
+
+def _rerun(run: Run) -> str:
+    """The command that makes the runs of its setting again."""
+    setting = {
+        "batch_norm": run.config["model"]["batch_norm"],
+        "learning_rate": learning_rate(run),
+        "weight_decay": penalty(run),
+    }
+    return " ".join([rerun("fig4", [run]), *(f"--only {Only(key, value)}" for key, value in setting.items())])
 
 
 def _finding(pairs: Sequence[_Pair]) -> str:
@@ -131,8 +145,7 @@ def _like(run: Run, small: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _figure(pair: _Pair) -> Figure:
-    titles = ["at the paper's own size", *(["width 1/8, 3,840 images: the same steps"] if pair.small else [])]
-    with panels(titles, height=2.7) as drawn:
+    with panels(["at the paper's own size", *_small_title(pair.small)], height=2.7) as drawn:
         for run in (pair.backprop, pair.linear):
             drawn[0].plot(*_over_steps(run), **rule_line(run.config["rule"]))
         for run in pair.small:
@@ -155,6 +168,12 @@ def _figure(pair: _Pair) -> Figure:
         ),
         svg,
     )
+
+
+def _small_title(small: Sequence[Run]) -> list[str]:
+    """Of the panel that shows the small scale's runs; none where there are none."""
+    sizes = [(Fraction(run.config["model"]["width"]), run.config["train_images"]) for run in small[:1]]
+    return [f"width {width}, {images:,} images: the same steps" for width, images in sizes]
 
 
 def _over_steps(run: Run) -> tuple[list[float], list[float]]:
@@ -231,10 +250,7 @@ def _order(run: Run) -> tuple[Any, ...]:
 def _row(run: Run) -> dict[str, str]:
     last = run.metrics[-1]
     return {
-        "network": variant(run),
-        "rule": rule_name(run.config["rule"]),
-        "learning rate": f"{learning_rate(run):g}",
-        "l2": f"{penalty(run):g}",
+        **setting_cells(run),
         "epochs": f"{len(run.metrics)} of {epochs(run)}",
         "train loss": "diverged" if last["train_loss"] is None else f"{last['train_loss']:.3f}",
         "test accuracy": f"{last['test_accuracy']:.1%}",

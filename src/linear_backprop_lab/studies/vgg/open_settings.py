@@ -18,6 +18,7 @@ from linear_backprop_lab.studies.images.settings import (
     Networks,
     chance,
     fullest,
+    rerun,
     scale,
     standard_error,
     swept,
@@ -46,7 +47,7 @@ def open_settings(runs: Sequence[Run]) -> Section:
         if compared
         else (),
         table=Table.of([row for name, each in networks.items() for row in choice_rows(name, each)]),
-        rerun="linear-backprop reproduce open-settings --scale cpu",
+        rerun=rerun("open-settings", sweep),
     )
 
 

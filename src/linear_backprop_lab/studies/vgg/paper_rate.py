@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
+from linear_backprop_lab.report import Claim, Section, Table, all_or_some
 from linear_backprop_lab.studies.images.choices import choice_rows, comparisons, leader, under_both
 from linear_backprop_lab.studies.images.claims import MOST, ahead
-from linear_backprop_lab.studies.images.seeds import Seeds, both_seeds, draw_seeds
-from linear_backprop_lab.studies.images.settings import Networks, epochs, fullest, scale, swept, variants
+from linear_backprop_lab.studies.images.seeds import Seeds, best_seeds_figure, both_seeds
+from linear_backprop_lab.studies.images.settings import (
+    Networks,
+    epochs,
+    epochs_ahead,
+    fullest,
+    rerun,
+    scale,
+    swept,
+    variants,
+)
 from linear_backprop_lab.studies.images.sweep import PAPER_SIZE
 
 
@@ -18,7 +28,12 @@ def paper_rate(runs: Sequence[Run]) -> Section:
     members = fullest(runs)
     networks = variants(members)
     compared = under_both(networks)
-    figures = {name: _curves(name, each) for name, each in compared.items()}
+    figures = {
+        name: best_seeds_figure(
+            f"Test accuracy at learning rate 0.001: tanh, {name}", each, f"paper-rate-{name}", chosen="l2 penalty"
+        )
+        for name, each in compared.items()
+    }
     claim = "At the paper's learning rate Linear Backprop is ahead of Backprop, with tanh."
     paper = "figure 2, at the best of learning rates of 0.001 and less"
     return Section(
@@ -30,7 +45,7 @@ def paper_rate(runs: Sequence[Run]) -> Section:
         figures=tuple(figures.values()),
         claims=(ahead(compared, claim=claim, paper=paper), _keeps_ahead(compared)) if compared else (),
         table=Table.of([row for name, each in networks.items() for row in choice_rows(name, swept(each))]),
-        rerun="linear-backprop reproduce paper-rate --scale cpu",
+        rerun=rerun("paper-rate", members),
         finding=_finding(compared) if compared else "",
         headline=figures.get("with batch norm"),
     )
@@ -52,14 +67,6 @@ def _leads(runs: Sequence[Run]) -> str:
     }[leader(compared)]
 
 
-def _curves(name: str, runs: Sequence[Run]) -> Figure:
-    return Figure(
-        f"Test accuracy at learning rate 0.001: tanh, {name}",
-        "Each rule at the l2 penalty with the best test accuracy at any epoch, as the paper chooses; a curve a seed.",
-        draw_seeds(both_seeds(runs, "test"), "test accuracy", salt=f"paper-rate-{name}"),
-    )
-
-
 def _keeps_ahead(compared: Networks) -> Claim:
     counts = {name: _epochs_ahead(*both_seeds(runs, "test")) for name, runs in compared.items()}
     return Claim(
@@ -77,9 +84,4 @@ def _keeps_ahead(compared: Networks) -> Claim:
 def _epochs_ahead(backprop: Seeds, linear: Seeds) -> tuple[int, int]:
     """After how many epochs Linear Backprop's accuracy is the higher, and how many there are, over the seeds."""
     pairs = list(zip(backprop.runs, linear.runs, strict=False))
-    won = sum(
-        other["test_accuracy"] > one["test_accuracy"]
-        for one_run, other_run in pairs
-        for one, other in zip(one_run.metrics, other_run.metrics, strict=False)
-    )
-    return won, sum(epochs(run) for run, _ in pairs)
+    return sum(itertools.starmap(epochs_ahead, pairs)), sum(epochs(run) for run, _ in pairs)

@@ -6,6 +6,7 @@ learning rate.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from linear_backprop_lab.data import ImageDataset
 from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
 from linear_backprop_lab.studies._study import Config, Plan
-from linear_backprop_lab.studies.images.sweep import PAPER_SIZE, Size, Staged, grid
+from linear_backprop_lab.studies.images.sweep import PAPER_SIZE, SIZES, Size, Staged, grid
 
 RECORDS = "vgg19"
 FIRST_LOOK = "images"
@@ -24,31 +25,8 @@ PAPER_RATE = "paper-rate"
 
 _BACKPROP, _LINEAR = lb.Exact(), lb.Linear()
 
-# The paper's learning rates move nothing within two hundred steps, and its smaller penalties are as good as none: at
-# the small scales the rates are a hundred times higher, and two penalties stand for six.
-_SIZES = {
-    Scale.SMOKE: Size(
-        train_images=64,
-        held_out_images=32,
-        test_images=32,
-        epochs=1,
-        learning_rates=(1e-2,),
-        penalties=(1e-3,),
-        seeds=2,
-        long_epochs=2,
-    ),
-    Scale.CPU: Size(
-        train_images=3840,
-        held_out_images=1000,
-        test_images=2000,
-        epochs=6,
-        learning_rates=(1e-1, 1e-2, 1e-3),
-        penalties=(1e-1, 1e-3),
-        seeds=3,
-        long_epochs=12,
-    ),
-    Scale.PAPER: replace(PAPER_SIZE, long_epochs=1000),
-}
+# Of figure 3's left part.
+_LONG_EPOCHS = {Scale.SMOKE: 2, Scale.CPU: 12, Scale.PAPER: 1000}
 _WIDTHS = {Scale.SMOKE: 1 / 32, Scale.CPU: 1 / 8, Scale.PAPER: 1.0}
 
 # Minutes of the default command: nothing held out, a single penalty. The paper's scale has no other.
@@ -82,7 +60,8 @@ class Sweeps:
     """The runs of every figure at one scale; those with and without batch normalization."""
 
     def __init__(self, scale: Scale, data: ImageDataset) -> None:
-        self.scale, self.size, self.data = scale, _SIZES[scale], data
+        self.scale, self.size, self.data = scale, SIZES[scale], data
+        self.further_seeds = range(1, self.size.seeds)
 
     def swept(
         self,
@@ -105,39 +84,33 @@ class Sweeps:
 
     def figure2(self) -> Staged:
         """The runs of figure 4; then each rule at its best with further seeds."""
-        return self._further_seeds(self._figure4(), self.size.epochs)
+        return replace(self.figure4(), seeds=self.further_seeds)
 
     def figure3_left(self) -> Staged:
         """ReLU under Backprop and tanh under Linear; then, for much longer, each at its best with several seeds."""
         swept = self.swept("ReLU", _BACKPROP) + self.swept("Tanh", _LINEAR)
-        return Staged(swept=swept, seeds=range(self.size.seeds), epochs=self.size.long_epochs)
+        return Staged(swept=swept, seeds=range(self.size.seeds), epochs=_LONG_EPOCHS[self.scale])
 
     def figure3_right(self) -> Staged:
         """ReLU under both rules; then each at its best with further seeds."""
-        return self._further_seeds(self.swept("ReLU", _BACKPROP, _LINEAR), self.size.epochs)
+        return Staged(swept=self.swept("ReLU", _BACKPROP, _LINEAR), seeds=self.further_seeds)
 
     def figure4(self) -> Staged:
         """Tanh under both rules."""
-        return Staged(swept=self._figure4())
+        return Staged(swept=self.swept("Tanh", _BACKPROP, _LINEAR))
 
     def open_settings(self) -> Staged:
         """The runs of figure 4, and the same under each of the other choices."""
         others = [self.swept("Tanh", _BACKPROP, _LINEAR, experiment=OPEN_SETTINGS, **other) for other in _OTHER_CHOICES]
-        return Staged(swept=sum(others, self._figure4()))
+        return Staged(swept=[*self.figure4().swept, *itertools.chain(*others)])
 
     def paper_rate(self) -> Staged:
         """Tanh under both rules at the paper's largest learning rate alone, for longer; then with further seeds."""
         rates, epochs = PAPER_SIZE.learning_rates[:1], _EPOCHS_AT_PAPER_RATE[self.scale]
         experiment = RECORDS if self.scale is Scale.PAPER else PAPER_RATE
         size = replace(self.size, learning_rates=rates, epochs=epochs)
-        return self._further_seeds(self.swept("Tanh", _BACKPROP, _LINEAR, experiment=experiment, size=size), epochs)
-
-    def _figure4(self) -> list[Config]:
-        return self.swept("Tanh", _BACKPROP, _LINEAR)
-
-    def _further_seeds(self, swept: list[Config], epochs: int) -> Staged:
-        """Seed 0 is the sweep's."""
-        return Staged(swept=swept, seeds=range(1, self.size.seeds), epochs=epochs)
+        swept = self.swept("Tanh", _BACKPROP, _LINEAR, experiment=experiment, size=size)
+        return Staged(swept=swept, seeds=self.further_seeds)
 
 
 def _models(**settings: Any) -> list[Config]:

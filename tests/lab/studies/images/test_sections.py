@@ -342,3 +342,22 @@ def test_every_figure_draws_what_it_names(tmp_path):
     for figure in section.figures:
         assert {"#2f86d1", "#d9601a"} <= set(re.findall("#[0-9a-f]{6}", figure.svg))
     assert "is 0.50" in section.figures[1].caption
+
+
+@pytest.mark.parametrize(
+    "scale, settings",
+    [
+        ("smoke", {"width": 1 / 32, "train_images": 64}),
+        ("cpu", {"width": 1 / 8, "train_images": 3840}),
+        ("paper", {"width": 1.0, "train_images": 45_000}),
+    ],
+)
+def test_a_section_is_made_again_at_its_own_scale(tmp_path, scale, settings):
+    section = figure4([sweep_run(tmp_path, LINEAR, [0.3], epochs=100, **settings)])
+    assert section.rerun == f"linear-backprop reproduce fig4 --scale {scale}"
+    assert ("At the paper's scale" in section.asked) == (scale == "paper")
+
+
+def test_the_whole_width_on_few_images_is_not_the_paper_s_scale(tmp_path):
+    run = sweep_run(tmp_path, LINEAR, [0.3], epochs=100, width=1.0, train_images=1617, data="digits")
+    assert "This is not the paper's scale" in figure4([run]).asked

@@ -99,8 +99,17 @@ def test_the_small_scale_at_the_same_rate_stands_beside_it(tmp_path):
     for penalty, rate in ((1e-3, 0.001), (1e-1, 0.001), (1e-4, 0.01)):
         settings = {"experiment": "paper-rate", "penalty": penalty, "learning_rate": rate}
         runs += [sweep_run(tmp_path, rule, [0.1], **settings) for rule in (BACKPROP, LINEAR)]
-    assert "the small scale at the same learning rate, l2 0.001, seed 0" in full_scale(runs).figures[0].caption
+    (figure,) = full_scale(runs).figures
+    assert "the small scale at the same learning rate, l2 0.001, seed 0" in figure.caption
+    assert "width 1/2, 2,000 images: the same steps" in figure.svg
     assert gather(tmp_path).chapters[0].section.badges == ()  # of the runs that it is about
+
+
+def test_the_command_makes_the_setting_of_the_longest_curves_again(tmp_path):
+    runs = both(tmp_path, [0.2], [0.1]) + both(tmp_path, [0.2, 0.3], [0.3, 0.4], batch_norm=False, penalty=0.01)
+    settings = "--only batch_norm=false --only learning_rate=0.001 --only weight_decay=0.01"
+    assert full_scale(runs).rerun == f"linear-backprop reproduce fig4 --scale paper {settings}"
+    assert "batch_norm=true" in full_scale(runs[:1]).rerun
 
 
 def test_smaller_runs_alone_have_no_such_section(tmp_path):
