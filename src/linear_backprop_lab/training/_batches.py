@@ -12,17 +12,21 @@ class Normalizer:
 
     Args:
         images: The training images the statistics are taken of, uint8 (N, channels, height, width).
+
+    Attributes:
+        mean: Of each channel, float32 (1, channels, 1, 1).
+        deviation: The standard deviation of each channel, at least 1, of the same shape.
     """
 
     def __init__(self, images: Tensor) -> None:
         per_channel = images.transpose(0, 1).flatten(1).double()
         mean, deviation = per_channel.mean(dim=1), per_channel.std(dim=1).clamp_min(1.0)
-        self._mean = mean.float().view(1, -1, 1, 1)
-        self._deviation = deviation.float().view(1, -1, 1, 1)
+        self.mean = mean.float().view(1, -1, 1, 1)
+        self.deviation = deviation.float().view(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(images - mean) / deviation: uint8 (N, C, H, W) -> float32 of the same shape."""
-        return (images - self._mean) / self._deviation
+        return (images - self.mean) / self.deviation
 
 
 def draw_crops(number: int, padding: int = 4) -> Tensor:

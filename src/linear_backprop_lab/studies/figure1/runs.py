@@ -23,6 +23,7 @@ from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
 from linear_backprop_lab.studies._study import Config, Plan
 from linear_backprop_lab.studies._threads import one_thread
+from linear_backprop_lab.timing import seconds
 from linear_backprop_lab.training import EnsembleOutcome, train_ensemble
 
 NAME = "fig1"
@@ -103,9 +104,8 @@ def _estimate(config: Mapping[str, Any]) -> float:
     """Seconds if no network arrives before the last step."""
     data = Polynomial.sample(config["data_seed"])
     model = MLPEnsemble.from_seeds(config["widths"], ACTIVATIONS[config["activation"]], config["seeds"])
-    started = time.perf_counter()
-    train_ensemble(model, data.train_inputs, data.train_targets, tolerance=0, max_steps=_TIMED_STEPS)
-    return (time.perf_counter() - started) / _TIMED_STEPS * config["max_steps"]
+    train = partial(train_ensemble, model, data.train_inputs, data.train_targets, tolerance=0, max_steps=_TIMED_STEPS)
+    return seconds(train) / _TIMED_STEPS * config["max_steps"]
 
 
 @one_thread()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
@@ -16,6 +15,7 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.studies._job import Job, OnStep
 from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._threads import one_thread
+from linear_backprop_lab.timing import seconds
 from linear_backprop_lab.training import Recipe, train
 
 from .building import build_model, training_device
@@ -80,17 +80,13 @@ def seconds_of_a_step(model_config: str, batch_size: int, channels_last: bool) -
     drawn = torch.randn(batch_size, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     images = drawn.to(device).contiguous(memory_format=layout)
 
-    def seconds(run: Callable[[], object]) -> float:
-        run()
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
+    def second_time(work: Callable[[], object]) -> float:
+        work()
+        return seconds(work)
 
     with torch.random.fork_rng([]), torch.no_grad():
-        forward = seconds(lambda: model(images))
-    return seconds(lambda: model(images).sum().backward()), forward
+        forward = second_time(lambda: model(images))
+    return second_time(lambda: model(images).sum().backward()), forward
 
 
 def _perform(run: Run, place: Place, on_step: OnStep) -> None:

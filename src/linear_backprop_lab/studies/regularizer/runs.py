@@ -21,6 +21,7 @@ from linear_backprop_lab.studies._place import Place
 from linear_backprop_lab.studies._scale import Scale
 from linear_backprop_lab.studies._study import Plan
 from linear_backprop_lab.studies._threads import one_thread
+from linear_backprop_lab.timing import seconds
 
 from .field import Problem, asymmetry, by_differences, jacobian
 
@@ -72,10 +73,8 @@ def _estimate(config: Mapping[str, Any]) -> float:
     """Seconds, by timing one Jacobian of the deepest network; training takes about as long as all of them."""
     deepest = max(config["hidden_layers"])
     problem = problem_of(config, deepest)
-    started = time.perf_counter()
-    _of_one(problem, initial(problem.widths, 0, 1.0))
     jacobians = len(config["hidden_layers"]) * (len(config["scales"]) + len(config["steps"])) * len(config["seeds"])
-    return 2 * jacobians * (time.perf_counter() - started)
+    return 2 * jacobians * seconds(lambda: _of_one(problem, initial(problem.widths, 0, 1.0)))
 
 
 @one_thread()

@@ -21,7 +21,7 @@ from linear_backprop_lab.studies._scale import Scale
 from linear_backprop_lab.studies._study import Config, Plan
 from linear_backprop_lab.studies.images.building import build_model, training_device
 from linear_backprop_lab.studies.images.run import images_of, seconds_at_most
-from linear_backprop_lab.training import OneCycle, train
+from linear_backprop_lab.training import Normalizer, OneCycle, train
 
 NAME = "transfer-networks"
 SOURCES = ("VGG19", "bottleneck")
@@ -110,7 +110,7 @@ def trained_network(config: Mapping[str, Any], place: Place) -> nn.Module:
                 model = _train(Run(Path(scratch), config), place, lambda step: None)
             path.parent.mkdir(parents=True, exist_ok=True)
             _keep(model, path)
-    model = Scaled(build_model(run.config["model"], seed=0))
+    model = Scaled(build_model(run.config["model"], seed=0), torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.requires_grad_(False).eval()
 
@@ -124,7 +124,8 @@ def _train(run: Run, place: Place, on_step: OnStep) -> Scaled:
     recipe = OneCycle(**run.config["recipe"])
     network = build_model(run.config["model"], recipe.seed)
     train(network, images, recipe, run, device=training_device(), on_step=on_step)
-    return Scaled(network.cpu(), images)
+    normalizer = Normalizer(images.train_images)
+    return Scaled(network.cpu(), normalizer.mean, normalizer.deviation)
 
 
 def _keep(model: nn.Module, path: Path) -> None:
@@ -138,19 +139,18 @@ class Scaled(nn.Module):
 
     Args:
         network: The network.
-        images: What it was trained on, for the mean and the deviation of each channel; None where they are loaded.
+        mean: Of each channel of the images that it was trained on, (1, 3, 1, 1); they are of 0 to 255.
+        deviation: The same of the standard deviation.
     """
 
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, network: nn.Module, images: ImageDataset | None = None) -> None:
+    def __init__(self, network: nn.Module, mean: torch.Tensor, deviation: torch.Tensor) -> None:
         super().__init__()
         self.network = network
-        channels = torch.zeros(3, 1) if images is None else images.train_images.transpose(0, 1).flatten(1).double()
-        self.register_buffer("mean", channels.mean(1).float().view(1, -1, 1, 1))
-        deviation = torch.ones(3) if images is None else channels.std(1).clamp_min(1.0).float()
-        self.register_buffer("deviation", deviation.view(1, -1, 1, 1))
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, C)."""

@@ -119,12 +119,9 @@ def test_a_network_takes_images_in_0_to_1_as_it_was_trained_on_bytes(tmp_path):
     config = network_config("plain")
     network = build_model(config["model"], seed=0).eval()
     images = torch.randint(256, (9, 3, 32, 32), dtype=torch.uint8)
-
-    class Data:
-        train_images = images
-
-    scaled = networks.Scaled(network, Data())  # pyright: ignore
-    torch.testing.assert_close(scaled(images.float() / 255), network(Normalizer(images)(images)), rtol=1e-4, atol=1e-4)
+    normalize = Normalizer(images)
+    scaled = networks.Scaled(network, normalize.mean, normalize.deviation)
+    torch.testing.assert_close(scaled(images.float() / 255), network(normalize(images)), rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_that_another_process_trains_is_waited_for(tmp_path, monkeypatch):
