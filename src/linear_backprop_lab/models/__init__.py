@@ -4,7 +4,6 @@ from ._binarized import latent_weights as latent_weights
 from ._constant_statistics import ConstantBatchNorm1d as ConstantBatchNorm1d
 from ._constant_statistics import ConstantBatchNorm2d as ConstantBatchNorm2d
 from ._constant_statistics import calibrate as calibrate
-from ._mlp import HiddenUnits as HiddenUnits
 from ._mlp import MLPEnsemble as MLPEnsemble
 from ._mlp import mlp as mlp
 from ._residual import residual as residual

@@ -9,7 +9,6 @@ from ._only import check_settings as check_settings
 from ._only import runs_with as runs_with
 from ._place import Place as Place
 from ._registry import EXPERIMENTS as EXPERIMENTS
-from ._registry import STUDIES as STUDIES
 from ._registry import UnknownExperimentError as UnknownExperimentError
 from ._registry import awaited as awaited
 from ._registry import experiment_names as experiment_names

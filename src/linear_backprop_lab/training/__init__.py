@@ -2,7 +2,6 @@
 
 from ._batches import Normalizer as Normalizer
 from ._ensemble import EnsembleOutcome as EnsembleOutcome
-from ._ensemble import Status as Status
 from ._ensemble import train_ensemble as train_ensemble
 from ._loop import train as train
 from ._one_cycle import OneCycle as OneCycle

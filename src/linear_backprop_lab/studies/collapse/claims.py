@@ -93,12 +93,13 @@ def _fast_and_level(table: Sequence[Study]) -> Claim:
 
 def _sooner(table: Sequence[Study], share: float, level: str) -> Claim:
     raced = [(study, *race) for study in table if (race := _race(study, share)) is not None]
+    won = [best is not None and best[1] < backprop for _, backprop, best in raced]
     return Claim(
         claim=f"A collapsed pass reaches {level} in less time than Backprop.",
         paper=_NOT_THE_PAPERS,
         measured="; ".join(_raced(*each) for each in raced) or "no timing",
-        verdict=all_or_some([best is not None and best[1] < backprop for _, backprop, best in raced]),
-        key=f"on {sum(best is not None and best[1] < backprop for _, backprop, best in raced)} of {len(raced)} models",
+        verdict=all_or_some(won),
+        key=f"on {sum(won)} of {len(won)} models",
         how="training seconds are steps times the timed seconds of a step; the mean curve over seeds, linear between "
         "epochs and from chance in the first; holds where the first method to arrive is not Backprop on every "
         "model; partly where on some",

@@ -18,8 +18,6 @@ from linear_backprop_lab.studies._alike import alike
 from linear_backprop_lab.studies.images.settings import epochs, learning_rate, seed
 
 BACKPROP = "backprop"
-FAMILIES = (BACKPROP, "linear", "local-linear", "local-mean", "above")
-
 _NAMES = {
     BACKPROP: "Backprop",
     "linear": "Linear",
@@ -27,12 +25,13 @@ _NAMES = {
     "local-mean": "LocallyExact(MeanLinear)",
 }
 _NAMES_AT = {"above": "Linear above {}"}
+_FAMILIES = (*_NAMES, *_NAMES_AT)
 _MODELS = {"mlp": "MLP", "vgg19": "VGG19", "residual": "residual convnet"}
 _CLASSES = 10
 
 
 def family(method: str) -> str:
-    """Of `FAMILIES`: the method without the layer it is at."""
+    """The method without the layer it is at."""
     return method.partition(":")[0]
 
 
@@ -204,7 +203,7 @@ def _study(group: Sequence[Run], sweep: Sequence[Run], timing: Sequence[Run]) ->
     seconds = _seconds_per_step(timing, group[0].config)
     methods = {run.config["method"]: None for run in group}
     timed = list(seconds)
-    order = sorted(methods, key=lambda m: (FAMILIES.index(family(m)), timed.index(m) if m in timed else len(timed), m))
+    order = sorted(methods, key=lambda m: (_FAMILIES.index(family(m)), timed.index(m) if m in timed else len(timed), m))
     return Study({method: _trained(method, group, sweep, seconds.get(method)) for method in order})
 
 

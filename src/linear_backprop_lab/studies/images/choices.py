@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from linear_backprop_lab.records import Run
+from linear_backprop_lab.report import Table
 from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 
 from .seeds import Seeds, ahead_of, both_seeds
@@ -44,8 +45,12 @@ def beats(first: Choice, second: Choice) -> int:
     return direction(first.value - second.value, error)
 
 
-def choice_rows(name: str, runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A row a rule and protocol."""
+def choice_table(networks: Networks) -> Table | None:
+    """What was chosen from the sweep of each network: a row a rule and protocol."""
+    return Table.of([row for name, runs in networks.items() for row in _rows(name, swept(runs))])
+
+
+def _rows(name: str, runs: Sequence[Run]) -> list[dict[str, str]]:
     return [
         {
             "network": name,

@@ -36,6 +36,11 @@ class Row:
     fooled: NDArray[np.bool_]
 
     @property
+    def setting(self) -> tuple[str, str, int, float]:
+        """What all attacks of a run share."""
+        return self.source, self.victim, self.steps, self.momentum
+
+    @property
     def rate(self) -> float:
         """The share of images that fool the victim, over seeds."""
         return float(self.fooled.mean())
@@ -135,9 +140,8 @@ CHOOSING, JUDGING = slice(0, None, 2), slice(1, None, 2)
 def comparisons(table: Sequence[Row]) -> list[Comparison]:
     """One a source, victim, number of steps, momentum and kind."""
     found: list[Comparison] = []
-    groups = dict.fromkeys((row.source, row.victim, row.steps, row.momentum) for row in table)
-    for group in groups:
-        members = [row for row in table if (row.source, row.victim, row.steps, row.momentum) == group]
+    for setting in dict.fromkeys(row.setting for row in table):
+        members = [row for row in table if row.setting == setting]
         plain = next(row for row in members if row.method.kind == PLAIN)
         for kind in dict.fromkeys(row.method.kind for row in members if row is not plain):
             best = max((r for r in members if r.method.kind == kind), key=lambda r: r.fooled[:, CHOOSING].mean())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Section, Table
-from linear_backprop_lab.studies.images.choices import choice_rows, comparisons, key_numbers, leader, under_both
+from linear_backprop_lab.report import Section
+from linear_backprop_lab.studies.images.choices import choice_table, comparisons, key_numbers, leader, under_both
 from linear_backprop_lab.studies.images.claims import ahead, learns
 from linear_backprop_lab.studies.images.layers import layers_figures, vanishing
 from linear_backprop_lab.studies.images.seeds import best_seeds_figure
@@ -37,7 +37,7 @@ def figure2(runs: Sequence[Run]) -> Section:
         ),
         claims=(learns(compared), vanishing(compared), ahead(again, claim=claim)) if compared else (),
         finding=_finding(again) if compared else "",
-        table=Table.of([row for name, each in networks.items() for row in choice_rows(name, each)]),
+        table=choice_table(networks),
         rerun=rerun("fig2", sweep),
     )
 

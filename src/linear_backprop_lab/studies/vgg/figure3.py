@@ -161,6 +161,7 @@ def _varies(pairs: Sequence[Pair]) -> Claim:
         for one, other in ((measure(first), measure(second)),)
         if one is not None and other is not None
     ]
+    much = [one > _MUCH * other for *_, one, other in spreads]
     return Claim(
         claim="The variance of ReLU with Backprop is significantly higher.",
         paper="“However, the variance of Backprop learning with ReLU is significantly higher.” (appendix A)",
@@ -169,8 +170,8 @@ def _varies(pairs: Sequence[Pair]) -> Claim:
             for name, first, second, what, one, other in spreads
         )
         or "too few seeds or epochs that learn",
-        verdict=all_or_some([one > _MUCH * other for *_, one, other in spreads]),
-        key=f"more than {_MUCH:g} times in {sum(one > _MUCH * other for *_, one, other in spreads)} of {len(spreads)}",
+        verdict=all_or_some(much),
+        key=f"more than {_MUCH:g} times in {sum(much)} of {len(much)}",
         how="the paper does not say of what; so both of the last test accuracy over seeds and of its change from "
         "epoch to epoch in the second half of training. Holds where Backprop's standard deviation is more than "
         f"{_MUCH:g} times Linear Backprop's by both, in every network that is above chance, and did not diverge, on "

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Figure, Section, Table
+from linear_backprop_lab.report import Figure, Section
 from linear_backprop_lab.report.drawing import GREY, RULE_STYLES, Style, in_percent, legend_above, panels, to_svg
 from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
-from linear_backprop_lab.studies.images.choices import both_chosen, choice_rows, under_both
+from linear_backprop_lab.studies.images.choices import both_chosen, choice_table, under_both
 from linear_backprop_lab.studies.images.claims import ahead_once, early, learns
 from linear_backprop_lab.studies.images.settings import (
     SIGNIFICANT,
@@ -46,7 +46,7 @@ def open_settings(runs: Sequence[Run]) -> Section:
         claims=(learns(compared, f"{_LEARNS}, however it is initialized."), ahead_once(compared), early(compared))
         if compared
         else (),
-        table=Table.of([row for name, each in networks.items() for row in choice_rows(name, each)]),
+        table=choice_table(networks),
         rerun=rerun("open-settings", sweep),
     )
 

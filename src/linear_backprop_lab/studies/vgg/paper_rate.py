@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 
 from linear_backprop_lab.records import Run
-from linear_backprop_lab.report import Claim, Section, Table, all_or_some
-from linear_backprop_lab.studies.images.choices import choice_rows, comparisons, leader, under_both
+from linear_backprop_lab.report import Claim, Section, all_or_some
+from linear_backprop_lab.studies.images.choices import choice_table, comparisons, leader, under_both
 from linear_backprop_lab.studies.images.claims import MOST, ahead
 from linear_backprop_lab.studies.images.seeds import Seeds, best_seeds_figure, both_seeds
 from linear_backprop_lab.studies.images.settings import (
@@ -17,7 +17,6 @@ from linear_backprop_lab.studies.images.settings import (
     fullest,
     rerun,
     scale,
-    swept,
     variants,
 )
 from linear_backprop_lab.studies.images.sweep import PAPER_SIZE
@@ -44,7 +43,7 @@ def paper_rate(runs: Sequence[Run]) -> Section:
         "long? " + scale(members),
         figures=tuple(figures.values()),
         claims=(ahead(compared, claim=claim, paper=paper), _keeps_ahead(compared)) if compared else (),
-        table=Table.of([row for name, each in networks.items() for row in choice_rows(name, swept(each))]),
+        table=choice_table(networks),
         rerun=rerun("paper-rate", members),
         finding=_finding(compared) if compared else "",
         headline=figures.get("with batch norm"),
