@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Section
-from linear_backprop_lab.studies.images.settings import has_paper_width
+from linear_backprop_lab.studies.images.scale import has_paper_width
 
 SMOKE = "smoke: shows that it runs, decides nothing"
 SMALL = "smaller than the paper's"

@@ -9,9 +9,10 @@ from linear_backprop_lab.report import Claim, Section, Table, by_direction
 from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies.images.choices import CHOSEN, comparisons, described
 from linear_backprop_lab.studies.images.layers import layers_figures
+from linear_backprop_lab.studies.images.scale import rerun, scale
 from linear_backprop_lab.studies.images.seeds import best_seeds_figure, seeds_at_the_best
 from linear_backprop_lab.studies.images.selection import Protocol, choose
-from linear_backprop_lab.studies.images.settings import SIGNIFICANT, fullest, rerun, scale, swept, under
+from linear_backprop_lab.studies.images.settings import SIGNIFICANT, fullest, swept, under
 
 _PAPER = {BACKPROP: "28.11%", LINEAR: "18.43%"}
 

@@ -10,12 +10,8 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import ReportError
 from linear_backprop_lab.report.names import rule_name
 from linear_backprop_lab.studies._alike import alike
-from linear_backprop_lab.studies._scale import Scale
-
-from .sweep import PAPER_SIZE, SIZES
 
 SIGNIFICANT = 1.96
-_PAPER_WIDTH, _PAPER_INFLATION = 1, 5
 # What differs between the runs of one scale.
 _VARIED = (
     *("experiment", "rule", "model.activation", "model.batch_norm", "model.initialization"),
@@ -75,26 +71,6 @@ def variant(run: Run) -> str:
     """With or without batch normalization, in words; empty where there is no such choice."""
     normalized = run.config["model"].get("batch_norm")
     return "" if normalized is None else "with batch norm" if normalized else "no batch norm"
-
-
-def has_paper_width(run: Run) -> bool:
-    """Whether the network is as wide as the paper's."""
-    model = run.config.get("model", {})
-    return (
-        model.get("width", _PAPER_WIDTH) == _PAPER_WIDTH and model.get("inflate", _PAPER_INFLATION) == _PAPER_INFLATION
-    )
-
-
-def is_at_paper_scale(run: Run) -> bool:
-    """Whether the network has the paper's width and is trained on as good as all of the data; the rest is held out."""
-    return has_paper_width(run) and run.config["train_images"] >= PAPER_SIZE.train_images
-
-
-def rerun(name: str, runs: Sequence[Run]) -> str:
-    """The command that makes an experiment's runs again, at the scale of these."""
-    is_smoke = runs[0].config["train_images"] <= SIZES[Scale.SMOKE].train_images
-    scale = Scale.PAPER if has_paper_width(runs[0]) else Scale.SMOKE if is_smoke else Scale.CPU
-    return f"linear-backprop reproduce {name} --scale {scale}"
 
 
 def setting_cells(run: Run) -> dict[str, str]:
@@ -170,24 +146,3 @@ def under(runs: Sequence[Run], rule: str, activation: str | None = None) -> list
     return [
         run for run in runs if run.config["rule"] == rule and activation in (None, run.config["model"]["activation"])
     ]
-
-
-def scale(runs: Sequence[Run]) -> str:
-    """How large the runs are, and that the paper's are larger where they are."""
-    config = runs[0].config
-    model = config["model"]
-    size = f"width {model['width']:g}" if "width" in model else f"inflate {model['inflate']}"
-    rates = ", ".join(f"{rate:g}" for rate in sorted({learning_rate(run) for run in runs}))
-    penalties = ", ".join(f"{factor:g}" for factor in sorted({penalty(run) for run in runs}))
-    sources = "; ".join(sorted({run.record["source"] for run in runs}))
-    here = (
-        f"{size}, {config['train_images']:,} training images, {', '.join(map(str, sorted({*map(epochs, runs)})))} "
-        f"epochs, batches of {config['recipe']['batch_size']}, vanilla SGD in "
-        f"{config['recipe']['precision']}, learning rates {rates}, l2 penalties {penalties}. Data: {sources}."
-    )
-    if is_at_paper_scale(runs[0]) and min(map(epochs, runs)) >= PAPER_SIZE.epochs:
-        return f"At the paper's scale: {here} The paper trains on all 50,000 images; 5,000 are held out here."
-    return (
-        f"This is not the paper's scale but a smaller one: {here} The paper has the whole width, 50,000 images, 100 "
-        "epochs, learning rates 0.001, 0.0001 and 1e-05 and penalties 0.1 to 1e-06; what holds here may not hold there."
-    )

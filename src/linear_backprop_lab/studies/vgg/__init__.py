@@ -6,7 +6,7 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.report.names import BACKPROP, LINEAR
 from linear_backprop_lab.studies._study import Drawn, Experiment, Study
 from linear_backprop_lab.studies.images.run import image_job
-from linear_backprop_lab.studies.images.settings import is_at_paper_scale
+from linear_backprop_lab.studies.images.scale import is_at_paper_scale
 
 from .figure2 import figure2
 from .figure3 import figure3_left, figure3_right

@@ -9,8 +9,9 @@ from linear_backprop_lab.report import Section
 from linear_backprop_lab.studies.images.choices import choice_table, comparisons, key_numbers, leader, under_both
 from linear_backprop_lab.studies.images.claims import ahead, learns
 from linear_backprop_lab.studies.images.layers import layers_figures, vanishing
+from linear_backprop_lab.studies.images.scale import rerun, scale
 from linear_backprop_lab.studies.images.seeds import best_seeds_figure
-from linear_backprop_lab.studies.images.settings import Networks, fullest, rerun, scale, swept, variants
+from linear_backprop_lab.studies.images.settings import Networks, fullest, swept, variants
 
 
 def figure2(runs: Sequence[Run]) -> Section:

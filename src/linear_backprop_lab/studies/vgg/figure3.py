@@ -13,6 +13,7 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Figure, Section, Table, all_or_some
 from linear_backprop_lab.report.names import BACKPROP, LINEAR, activation_name
 from linear_backprop_lab.studies.images.choices import CHOSEN
+from linear_backprop_lab.studies.images.scale import rerun, scale
 from linear_backprop_lab.studies.images.seeds import (
     Seeds,
     ahead_of,
@@ -21,17 +22,7 @@ from linear_backprop_lab.studies.images.seeds import (
     seeds_at_the_best,
 )
 from linear_backprop_lab.studies.images.selection import Protocol
-from linear_backprop_lab.studies.images.settings import (
-    SIGNIFICANT,
-    curve,
-    epochs,
-    fullest,
-    rerun,
-    scale,
-    setting,
-    under,
-    variants,
-)
+from linear_backprop_lab.studies.images.settings import SIGNIFICANT, curve, epochs, fullest, setting, under, variants
 
 _MUCH = 2.0
 

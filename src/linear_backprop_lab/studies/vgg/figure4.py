@@ -12,6 +12,7 @@ from linear_backprop_lab.report.drawing import GREY, RULE_STYLES, as_share, lege
 from linear_backprop_lab.report.names import BACKPROP, LINEAR
 from linear_backprop_lab.studies.images.choices import finished, under_both
 from linear_backprop_lab.studies.images.claims import ahead_once, early, learns
+from linear_backprop_lab.studies.images.scale import rerun, scale
 from linear_backprop_lab.studies.images.selection import choose, protocols
 from linear_backprop_lab.studies.images.settings import (
     Networks,
@@ -20,8 +21,6 @@ from linear_backprop_lab.studies.images.settings import (
     is_above_chance,
     learning_rate,
     penalty,
-    rerun,
-    scale,
     setting_cells,
     swept,
     under,

@@ -15,15 +15,14 @@ from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies._alike import alike
 from linear_backprop_lab.studies._only import Only
 from linear_backprop_lab.studies.images.claims import MOST
+from linear_backprop_lab.studies.images.scale import is_at_paper_scale, rerun
 from linear_backprop_lab.studies.images.settings import (
     SIGNIFICANT,
     curve,
     epochs,
     epochs_ahead,
-    is_at_paper_scale,
     learning_rate,
     penalty,
-    rerun,
     seed,
     setting_cells,
     standard_error,
@@ -135,13 +134,15 @@ def _pairs(runs: Sequence[Run]) -> list[_Pair]:
 
 def _like(run: Run, small: Sequence[Run]) -> tuple[Run, ...]:
     """Of the small scale's runs those of seed 0 that normalize alike, at the same rate and the nearest penalty."""
-    alike = [
+    same_rate = [
         each
         for each in small
         if (variant(each), learning_rate(each), seed(each)) == (variant(run), learning_rate(run), 0)
     ]
-    nearest = min((penalty(each) for each in alike), key=lambda factor: abs(math.log(factor / penalty(run))), default=0)
-    return tuple(each for each in alike if penalty(each) == nearest)
+    nearest = min(
+        (penalty(each) for each in same_rate), key=lambda factor: abs(math.log(factor / penalty(run))), default=0
+    )
+    return tuple(each for each in same_rate if penalty(each) == nearest)
 
 
 def _figure(pair: _Pair) -> Figure:

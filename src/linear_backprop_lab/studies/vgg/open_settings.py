@@ -13,13 +13,12 @@ from linear_backprop_lab.report.drawing import GREY, RULE_STYLES, Style, in_perc
 from linear_backprop_lab.report.names import BACKPROP, LINEAR, rule_name
 from linear_backprop_lab.studies.images.choices import both_chosen, choice_table, under_both
 from linear_backprop_lab.studies.images.claims import ahead_once, early, learns
+from linear_backprop_lab.studies.images.scale import rerun, scale
 from linear_backprop_lab.studies.images.settings import (
     SIGNIFICANT,
     Networks,
     chance,
     fullest,
-    rerun,
-    scale,
     standard_error,
     swept,
     variants,

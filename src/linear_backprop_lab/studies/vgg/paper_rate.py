@@ -9,16 +9,9 @@ from linear_backprop_lab.records import Run
 from linear_backprop_lab.report import Claim, Section, all_or_some
 from linear_backprop_lab.studies.images.choices import choice_table, comparisons, leader, under_both
 from linear_backprop_lab.studies.images.claims import MOST, ahead
+from linear_backprop_lab.studies.images.scale import rerun, scale
 from linear_backprop_lab.studies.images.seeds import Seeds, best_seeds_figure, both_seeds
-from linear_backprop_lab.studies.images.settings import (
-    Networks,
-    epochs,
-    epochs_ahead,
-    fullest,
-    rerun,
-    scale,
-    variants,
-)
+from linear_backprop_lab.studies.images.settings import Networks, epochs, epochs_ahead, fullest, variants
 from linear_backprop_lab.studies.images.sweep import PAPER_SIZE
 
 
