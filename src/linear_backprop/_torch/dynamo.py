@@ -74,8 +74,16 @@ def size_expression(size: Any) -> Any:
     return size.node.expr if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)) else size
 
 
-# Dynamo's settings; with the last it keeps no weak references, which stand in the way of swapping parameters.
-_CAPTURING = {"skip_nnmodule_hook_guards": False, "optimize_ddp": False, "invalidate_compile_context_weakrefs": True}
+MOST_GRAPHS = 64
+"""How many graphs of one function are kept, for sequences of different lengths, say."""
+
+_CAPTURING = {
+    "skip_nnmodule_hook_guards": False,
+    "optimize_ddp": False,
+    "invalidate_compile_context_weakrefs": True,  # which would stand in the way of swapping parameters
+    "recompile_limit": MOST_GRAPHS,
+    "accumulated_recompile_limit": MOST_GRAPHS,
+}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..._errors import CollapseError
 from ..._torch.dynamo import (
+    MOST_GRAPHS,
     capturing_whole,
     counting_samples,
     dynamo_errors,
@@ -139,6 +141,12 @@ class Captured:
         try:
             return self._compiled(*args, **kwargs)
         except dynamo_errors().FailOnRecompileLimitHit:  # counted by function; another one starts anew
+            warnings.warn(
+                f"{MOST_GRAPHS} graphs of the model were captured, for inputs of other sizes beside the batch's, dtypes "
+                f"or modes, and no more are kept: all are dropped, and each is captured again, which takes a second or "
+                f"so. Pad samples to fewer sizes",
+                stacklevel=2,
+            )
             self._compiled, known = self._compile(), 0
             return self._compiled(*args, **kwargs)
         finally:
