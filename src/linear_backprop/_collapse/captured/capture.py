@@ -142,7 +142,7 @@ class Captured:
             return self._compiled(*args, **kwargs)
         except dynamo_errors().FailOnRecompileLimitHit:  # counted by function; another one starts anew
             warnings.warn(
-                f"{MOST_GRAPHS} graphs of the model were captured, for inputs of other sizes beside the batch's, dtypes "
+                f"{MOST_GRAPHS} graphs of the model were captured, for inputs of other sizes beside the batch's, types "
                 f"or modes, and no more are kept: all are dropped, and each is captured again, which takes a second or "
                 f"so. Pad samples to fewer sizes",
                 stacklevel=2,
