@@ -166,9 +166,7 @@ class Surrogate(BackwardRule):
     def __post_init__(self) -> None:
         if callable(self.function):
             object.__setattr__(self, "function", name_of(self.function) or self.function)
-        elif isinstance(self.function, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            activation_named(self.function)
-        else:
+        elif not isinstance(self.function, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LinearBackpropError(f"Surrogate needs a function or an activation's name, got {self.function!r}")
         if isinstance(self.function, str) and not activation_named(self.function).has_defaults:
             raise LinearBackpropError(

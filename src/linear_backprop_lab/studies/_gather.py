@@ -31,8 +31,8 @@ def gather(root: Path) -> Report:
     Raises:
         ReportError: There is none.
     """
-    found = read(root)
-    wrong = {run.folder: why for run in (*found.complete, *found.unfinished) if (why := _unknown(run, Place(root)))}
+    found, place = read(root), Place(root)
+    wrong = {run.folder: why for run in (*found.complete, *found.unfinished) if (why := _unknown(run, place))}
     complete, unfinished = (
         [run for run in runs if run.folder not in wrong] for runs in (found.complete, found.unfinished)
     )

@@ -35,12 +35,8 @@ class _Begin(torch.autograd.Function):
         return None, None
 
 
-class _BeginAt(torch.autograd.Function):
+class _BeginAt(_Begin):
     @staticmethod
     def forward(ctx: Any, token: Tensor, values: Tensor) -> Tensor:
         ctx.mark_dirty(values)
         return values
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, None

@@ -78,10 +78,11 @@ class Cutter:
                 f"under LocallyExact, {getattr(function, '__name__', function)} cannot overwrite a view of a "
                 f"tensor: use its out-of-place form (inplace=False)"
             )
-        if h is a and self.chained:  # written in place, and so with the graph below it
-            self.cuts[-1].h = begin_at(h)
-        elif h is a:
-            h.detach_()
+        if h is a:  # written in place, and so with the graph below it
+            if self.chained:
+                self.cuts[-1].h = begin_at(h)
+            else:
+                h.detach_()
         return h
 
     def run_layer(self, function: Function, layer: LayerRule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -70,7 +70,7 @@ def run_cut(
     if maps is not None:
         components = maps.components
     else:
-        parameters = [i for i in places if not is_argument[i]]
+        parameters = {i for i in places if not is_argument[i]}
         components = connected(tops, dict(zip(places, edges, strict=True)), parameters, cutter.cuts)
     for each in components:
         own = [y if i in each.outputs else None for i, y in enumerate(apart)]
