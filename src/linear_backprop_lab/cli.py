@@ -16,6 +16,7 @@ from rich.markup import escape
 import linear_backprop as lb
 from linear_backprop.diagnostics import collapse_error, gradient_alignment
 from linear_backprop_lab._help import Command, Group
+from linear_backprop_lab._options import Address, Data, Engine, GpusPerRun, OnlyRuns, Report, Runs, Workers
 from linear_backprop_lab._own_model import OwnModelError, collapsible, converted, loss, own_model
 from linear_backprop_lab._tables import alignment_table, experiments_table, layer_rules_table, rules_table, runs_table
 from linear_backprop_lab.data import DataError, cifar10_folder, load_images
@@ -79,27 +80,11 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
-def _expanded(path: Path | None) -> Path | None:
-    """With the home folder for `~`, which shells leave alone after `=`."""
-    return None if path is None else path.expanduser()
-
-
 _EXPERIMENTS = "\n\n".join(
     f"[bold]{', '.join((experiment.name, *experiment.views))}[/]  {experiment.summary}" for experiment in EXPERIMENTS
 )
 
 _VIEWS = f"\nParts by name: {', '.join(view for experiment in EXPERIMENTS for view in experiment.views)}"
-
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder the records lie in.", callback=_expanded)]
-Report = Annotated[
-    Path,
-    typer.Option(
-        "--report",
-        metavar="FILE",
-        help="The report: one page (.html), or Markdown with its figures beside it (.md).",
-        callback=_expanded,
-    ),
-]
 
 
 @app.callback()
@@ -147,46 +132,17 @@ def reproduce(
         Scale,
         typer.Option(help="smoke: seconds, to see it run; cpu: minutes on two cores; paper: the paper's own settings."),
     ] = Scale.CPU,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Only the runs with this setting, such as batch_norm=true or rule=Linear(); may be repeated.",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="CIFAR-10's binary files: the folder cifar-10-batches-bin, or its parent.",
-            callback=_expanded,
-        ),
-    ] = None,
+    only: OnlyRuns = None,
+    data: Data = None,
     runs: Runs = Path("runs"),
     report: Report = Path("runs/report.html"),
     offline: Annotated[
         bool, typer.Option("--offline", help="Download nothing; without CIFAR-10, use scikit-learn's digits.")
     ] = False,
-    engine: Annotated[
-        EngineName, typer.Option(help="local: processes of this machine; ray: a cluster, pip install '.\\[ray]'.")
-    ] = EngineName.LOCAL,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Runs side by side, which share the cores; 1 makes them in this process. Unless given: four a GPU, "
-            "or one a core, at most eight.",
-        ),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="The Ray cluster; auto: this machine's. Unless given, one is started."),
-    ] = None,
-    gpus_per_run: Annotated[
-        float | None,
-        typer.Option(metavar="PART", min=0, help="How much of a GPU Ray gives a run; a quarter where it has GPUs."),
-    ] = None,
+    engine: Engine = EngineName.LOCAL,
+    workers: Workers = None,
+    address: Address = None,
+    gpus_per_run: GpusPerRun = None,
 ) -> None:
     """Run experiments of the paper, then draw the report.
 

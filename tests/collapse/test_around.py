@@ -1,5 +1,6 @@
 """What stands around a collapsed part: attention below it, DDP about it, what traces it."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -247,3 +248,31 @@ def test_torch_function_modes_of_the_user_s_own_are_refused(rule: lb.Linear | lb
         fast(x)
     with torch.device("cpu"):
         fast(x).sum().backward()
+
+
+@pytest.mark.parametrize("dimension", [0, 2])
+@pytest.mark.parametrize("mark", ["mark_dynamic", "maybe_mark_dynamic", "mark_static"])
+def test_what_a_user_told_dynamo_of_an_input_stands_and_does_not_matter(mark: str, dimension: int):
+    model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(21, 2))
+    fast = lb.collapse(model, always=True)
+    for n in (8, 11):
+        x = torch.randn(n, 2, 9)
+        getattr(torch._dynamo, mark)(x, dimension)
+        told = copy.copy(vars(x))
+        gradients = []
+        for run in (fast, model):
+            model.zero_grad()
+            with lb.convert(model) if run is model else contextlib.nullcontext():
+                run(x).square().mean().backward()
+            gradients.append([p.grad for p in model.parameters()])
+        assert vars(x) == told
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_what_the_batch_is_read_off_is_said():
+    model = nn.Sequential()
+    model.bag, model.head = nn.EmbeddingBag(50, 6), nn.Sequential(nn.Tanh(), nn.Linear(6, 3))
+    model.forward = lambda text, offsets: model.head(model.bag(text, offsets))
+    fast = lb.collapse(model, where=lb.after("bag"), always=True)
+    with pytest.raises(lb.CollapseError, match="length 30, as long as the first"):
+        fast(torch.randint(50, (30,)), torch.tensor([0, 4, 9, 15, 22]))

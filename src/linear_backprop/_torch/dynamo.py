@@ -22,18 +22,26 @@ _TORCH = str(Path(torch.__file__).parent)
 
 
 @contextmanager
-def counting_samples(tensors: Sequence[Tensor]) -> Generator[None]:
-    """A context in which Dynamo knows that the first dimension of these tensors differs from call to call."""
-    before = {id(x): (x, set(vars(x))) for x in tensors}
-    for x, _ in before.values():
+def counting_samples(samples: Sequence[Tensor], given: Sequence[Tensor]) -> Generator[None]:
+    """A context in which Dynamo knows that the first dimension of samples differs from call to call, and no other.
+
+    What a user told it of any of the given tensors (`torch._dynamo.mark_dynamic`, `mark_static`) holds again behind it.
+    """
+    tensors = {id(x): x for x in given}.values()
+    told = [(x, {name: vars(x).pop(name) for name in _told_of(x)}) for x in tensors]
+    for x in samples:
         torch._dynamo.maybe_mark_dynamic(x, 0)
     try:
         yield
     finally:
-        for x, names in before.values():
-            for name in vars(x).keys() - names:
-                if name.startswith(("_dynamo", "_has_dynamo")):
-                    delattr(x, name)
+        for x, marks in told:
+            for name in _told_of(x):
+                delattr(x, name)
+            vars(x).update(marks)
+
+
+def _told_of(x: Tensor) -> list[str]:
+    return [name for name in vars(x) if name.startswith(("_dynamo", "_has_dynamo"))]
 
 
 def one_is_a_size_like_others() -> AbstractContextManager[Any]:

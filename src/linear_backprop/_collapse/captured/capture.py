@@ -108,7 +108,7 @@ class Captured:
                 if call.batch == 1:  # a batch, not a constant
                     search.enter_context(one_is_a_size_like_others())
                 if self.samples:
-                    search.enter_context(counting_samples(samples))
+                    search.enter_context(counting_samples(samples, tensors))
                 result = self._run(args, kwargs)
         except dynamo_errors().BackendCompilerFailed as error:  # an error of ours: as it is
             raise error.inner_exception from None

@@ -105,7 +105,8 @@ class Trace:
                 raise CollapseError(
                     f"{self.places.name(node)} fails on another number of samples than the batch's: "
                     f"{_first_line(error)}. If it runs on the batch itself, the model fixes the batch's size there: "
-                    f"make its shapes follow x.shape[0]; every argument as long as the batch counts as samples"
+                    f"make its shapes follow x.shape[0]. Every argument of length {self.size.batch}, as long as the "
+                    f"first (floating-point) one, counts as samples; if they are no samples, collapse what comes after"
                     f"{user_line(node)}"
                 ) from error
             if counted is not None:
