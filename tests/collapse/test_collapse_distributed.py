@@ -44,6 +44,8 @@ def worker(rank: int, folder: str) -> None:
         results = {kind: collapsed(kind, rank) for kind in RULES}
         results["ddp"] = ordinary(rank)
         results["refusals"] = [str(refusal_of(run, rank)) for run in (other_outputs, other_micro_batches)]
+        results["maps"] = {kind: str(refusal_of(partial(other_maps, kind=kind), rank)) for kind in OTHER_MAPS}
+        results["uneven"] = {kind: uneven(kind, rank) for kind in UNEVEN}
         results["frozen"] = [str(refusal_of(partial(other_frozen, options=o), rank)) for o in ALIKE_PARAMETERS]
         if rank == 0:  # a forward pass waits for nobody
             results["alone"] = [lb.collapse(net(), process_group=dist.group.WORLD, **o)(batch()[0]) for o in ALONE]
@@ -100,6 +102,113 @@ def other_micro_batches(rank: int) -> None:
     with fast.accumulate():
         for part in batch()[0].split(16 * (1 + rank)):
             fast(part).sum().backward()
+
+
+class Noisy(nn.Module):
+    """Its weight has noise of its own, another on each worker; the sums would fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below, self.top = nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.tanh(self.below(x)), F.dropout(self.top.weight), self.top.bias)
+
+
+class Dropping(nn.Module):
+    """One of its layers is left out."""
+
+    def __init__(self, left_out: int) -> None:
+        super().__init__()
+        self.layers, self.left_out = nn.ModuleList(nn.Linear(12, 12) for _ in range(3)), left_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            x = x if index == self.left_out else x + torch.relu(layer(x))
+        return x
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return torch.tanh(scale * self.layer(x))
+
+
+class WithPenalty(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tanh(self.layer(x)), self.layer.weight.square().sum()
+
+
+def seen(net: nn.BatchNorm1d, rank: int) -> nn.BatchNorm1d:
+    with torch.no_grad():
+        net(torch.randn(32, 12, generator=torch.Generator().manual_seed(rank), dtype=torch.float64))
+    return net.eval()
+
+
+def begun_anew(rank: int) -> nn.Module:
+    torch.manual_seed(rank)
+    return nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 3, 1), nn.Tanh(), nn.Flatten(), nn.Linear(48, 3))
+
+
+OTHER_MAPS: dict[str, Callable[[int], tuple[nn.Module, list[Tensor]]]] = {
+    "noise": lambda rank: (Noisy(), [torch.randn(8, 12)]),
+    "layers": lambda rank: (Dropping(rank), [torch.randn(8, 12)]),
+    "buffers": lambda rank: (nn.Sequential(seen(nn.BatchNorm1d(12).double(), rank), nn.Tanh()), [torch.randn(8, 12)]),
+    "argument": lambda rank: (Scaled(), [torch.randn(8, 12), torch.tensor(1.0 + rank)]),
+    "parameters": lambda rank: (begun_anew(rank), [torch.randn(8, 12)]),
+    "shapes": lambda rank: (convolutions(), [torch.randn(8, 2, 4, 4) if rank else torch.randn(8, 2, 2, 8)]),
+    "sizes": lambda rank: (nn.Sequential(nn.Conv1d(2, 3, 1), nn.Tanh(), nn.Flatten()), [torch.randn(8, 2, 4 + rank)]),
+    "order": lambda rank: (
+        convolutions(),
+        [torch.randn(8, 2, 4, 4).to(memory_format=torch.channels_last if rank else torch.contiguous_format)],
+    ),
+}
+
+
+def other_maps(rank: int, kind: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = OTHER_MAPS[kind](rank)
+    fast = lb.collapse(model.double(), process_group=dist.group.WORLD)
+    torch.manual_seed(rank)
+    fast(*(x.double() for x in inputs)).sum().backward()
+
+
+def loss_of(y: Tensor | tuple[Tensor, Tensor], samples: int) -> Tensor:
+    y, penalty = y if isinstance(y, tuple) else (y, torch.zeros(()))
+    return y.square().sum() + samples * penalty
+
+
+UNEVEN = {  # a model, a rule, and the sizes that follow the batch's on each worker
+    "mean": (net, lb.MeanLinear(), [(12,), (12,)]),
+    "local-mean": (net, lb.LocallyExact(lb.MeanLinear()), [(12,), (12,)]),
+    "penalty": (lambda: WithPenalty().double(), lb.Linear(), [(12,), (12,)]),
+    "lengths": (net, lb.Linear(), [(5, 12), (7, 12)]),
+}
+
+
+def parts_of(kind: str) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    sizes = UNEVEN[kind][2]
+    return [torch.randn(9 + 4 * i, *s, generator=generator, dtype=torch.float64) for i, s in enumerate(sizes)]
+
+
+def uneven(kind: str, rank: int) -> list[Tensor]:
+    make, rule, _ = UNEVEN[kind]
+    torch.manual_seed(0)
+    model, x = make(), parts_of(kind)[rank]
+    loss_of(lb.collapse(model, rule, process_group=dist.group.WORLD)(x), len(x)).backward()
+    return [p.grad for p in model.parameters()]
 
 
 ALIKE_PARAMETERS = [{"rule": lb.LocallyExact()}, {"where": "3"}]  # the mean of one could be taken for another's
@@ -161,8 +270,10 @@ def test_two_processes_equal_one(kind: str, results: list[dict]):
 
 @pytest.mark.xdist_group("workers")
 def test_what_is_sent(results: list[dict]):
-    """(C + 1) samples of inputs and activations, and 2 C + 1 sums, against every parameter."""
-    assert results[0]["linear"]["sent"] == 8 * ((C + 1) * (12 + 2 * WIDTH) + 2 * C + 1)
+    """(C + 1) samples of inputs and activations, 2 C + 1 sums, and what is compared, against every parameter."""
+    tensors = len([*net().parameters()])
+    marks = 2 * 3 + 3 * tensors
+    assert results[0]["linear"]["sent"] == 8 * ((C + 1) * (12 + 2 * WIDTH) + 2 * C + 1 + marks)
     assert results[0]["ddp"]["sent"] == 8 * sum(p.numel() for p in net().parameters())
     assert results[0]["ddp"]["sent"] > 20 * results[0]["linear"]["sent"]
 
@@ -183,3 +294,28 @@ def test_one_worker_runs_forward_alone(results: list[dict]):
 def test_means_for_other_parameters_are_refused_on_every_worker(results: list[dict]):
     for got in results:
         assert ["other parameters take gradients" in refusal for refusal in got["frozen"]] == [True, True]
+
+
+@pytest.mark.xdist_group("workers")
+@pytest.mark.parametrize("kind", OTHER_MAPS)
+def test_aggregates_under_another_map_are_refused_on_every_worker(kind: str, results: list[dict]):
+    for got in results:
+        assert "added up" in got["maps"][kind]
+
+
+@pytest.mark.xdist_group("workers")
+@pytest.mark.parametrize("kind", UNEVEN)
+def test_batches_need_not_be_alike(kind: str, results: list[dict]):
+    make, rule, _ = UNEVEN[kind]
+    torch.manual_seed(0)
+    model, parts = make(), parts_of(kind)
+    with lb.convert(model, rule):
+        if isinstance(rule, lb.Linear):
+            for x in parts:
+                loss_of(model(x), len(x)).backward()
+        else:  # the mean is over all samples
+            loss_of(model(torch.cat(parts)), 0).backward()
+    for got in results:
+        torch.testing.assert_close(
+            got["uneven"][kind], [p.grad / WORKERS for p in model.parameters()], rtol=1e-10, atol=1e-14
+        )

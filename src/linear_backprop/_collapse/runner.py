@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from .._errors import CollapseError
 from .._rules.elementwise import Linear, MeanLinear
 from .captured.graph import compiled, computes, inputs_of, outputs_of
+from .captured.layout import Form
 from .locally_exact import LocallyExact
 from .plan.analysis import Analysis
 from .plan.costs import Costs
@@ -26,7 +27,7 @@ from .step.functions import connect_outputs
 from .step.gradients import Gradients
 from .step.maps import Maps
 from .step.step import Step
-from .step.workers import averaged
+from .step.workers import averaged, require_same
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ class CollapsedRunner:
         self.gradients = Gradients(self.plan, options.compiled)
         self.costs = Costs.of(self.plan)
         if options.compiled:
-            keeps = not self.plan.lies_in_any_order
-            forward = compiled(self.plan.forward.module, keep_output_stride=keeps)
-            self.plan.forward = replace(self.plan.forward, module=forward)
+            self.plan.forward = replace(self.plan.forward, module=_compiled_forward(self.plan))
         if options.group is not None:
             _require_one_map(self.plan)
         self.options = options
@@ -96,7 +95,7 @@ class CollapsedRunner:
             connect(step, values, accumulation)
         else:
             plan.forward.run(values)
-        return [values[node] for node in self._returned]
+        return _returned(plan, self.options.group, values, self._returned)
 
 
 class LocalRunner:
@@ -176,12 +175,26 @@ class LocalRunner:
         )
         values.update(zip(piece.outputs, made, strict=True))
         connect_outputs(values, plan.computed_from, plan.analysis.places)
-        return [values[node] for node in self._returned]
+        return _returned(plan, self.options.group, values, self._returned)
 
     def _whole_piece(self) -> Piece:
         nodes = {node for node in self.plan.module.graph.nodes if computes(node)}
         nonlinearities = [*self.plan.nonlinearities, *self.plan.analysis.ruled]
         return cut_piece(self.plan.module, self._placeholders, nodes, self._returned, nonlinearities)
+
+
+def _compiled_forward(plan: Plan) -> Callable[..., tuple[Any, ...]]:
+    """The forward pass under TorchInductor, which may choose how what is kept of it lies in memory, not its outputs."""
+    run = compiled(plan.forward.module, keep_output_stride=not plan.lies_in_any_order)
+    traced = [plan.analysis.trace.values[n][0] for n in plan.forward.outputs]
+    forms = [Form.of(y) if isinstance(y, Tensor) else None for y in traced]
+
+    def forward(*inputs: Any) -> tuple[Any, ...]:
+        made = run(*inputs)
+        laid = [y if form is None else form.relaid(y) for y, form in zip(made, forms, strict=False)]
+        return (*laid, *made[len(forms) :])
+
+    return forward
 
 
 def _require_one_map(plan: Plan) -> None:
@@ -220,6 +233,17 @@ def run_what_is_under(plan: Plan, group: dist.ProcessGroup | None, values: dict[
     return parameters
 
 
+def _returned(
+    plan: Plan, group: dist.ProcessGroup | None, values: dict[fx.Node, Any], nodes: Sequence[fx.Node]
+) -> list[Any]:
+    """What the graph returns: of what is made of parameters alone, every worker's gradient becomes the mean."""
+    own = dict(values)
+    if group is not None:
+        beside = [n for n in dict.fromkeys(nodes) if n in plan.computed_once and _takes_gradient(values[n])]
+        own.update({n: _Averaged.apply(values[n], group, n.name) for n in beside})
+    return [own[n] for n in nodes]
+
+
 def _places(nodes: Sequence[fx.Node], chosen: Collection[fx.Node]) -> set[int]:
     return {place for place, node in enumerate(nodes) if node in chosen}
 
@@ -235,13 +259,15 @@ def _taking_gradients(plan: Plan, nodes: Sequence[fx.Node], values: dict[fx.Node
 
 
 class _Averaged(torch.autograd.Function):
-    """A tensor whose gradient becomes the mean over the workers."""
+    """A tensor whose gradient becomes the mean over the workers, who agree on its name unless they did before."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
+    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup, name: str = "") -> Tensor:
+        ctx.group, ctx.name = group, name
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return averaged([g], ctx.group)[0], None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.name:
+            require_same(ctx.name, [], tuple(g.shape), ctx.group, g.device)
+        return averaged([g], ctx.group)[0], None, None

@@ -31,7 +31,7 @@ from ..._torch.dynamo import (
 )
 from ..._torch.modes import function_modes
 from ..._torch.modules import global_module_hooks
-from .graph import inline_checkpoints, line_in, tracing, undisturbed, with_own_code
+from .graph import first_line, inline_checkpoints, line_in, tracing, undisturbed, with_own_code
 
 Runner = Callable[["Invocation", Sequence[Any]], Sequence[Any]]
 Prepare = Callable[[fx.GraphModule, Sequence[Any], "Invocation"], Runner]
@@ -115,13 +115,17 @@ class Captured:
         except dynamo_errors().TorchDynamoException as error:
             own = self._own_error(args, kwargs)
             raise own or CollapseError(_explanation(error)) from own and own.__cause__
-        except RuntimeError as error:
-            if not str(error).startswith("torch.compile with fullgraph=True"):
+        except Exception as error:
+            if call.has_run or isinstance(error, CollapseError):
                 raise
-            raise CollapseError(
-                "the model cannot be captured here: a dispatch mode is active (FlopCounterMode, a mode of your own), "
-                "or Dynamo skips its forward. Leave the mode, or use lb.convert"
-            ) from None
+            if str(error).startswith("torch.compile with fullgraph=True"):
+                raise CollapseError(
+                    "the model cannot be captured here: a dispatch mode is active (FlopCounterMode, a mode of your "
+                    "own), or Dynamo skips its forward. Leave the mode, or use lb.convert"
+                ) from None
+            raise self._own_error(args, kwargs) or CollapseError(
+                f"the model cannot be captured here: {first_line(error)}. Change what it says, or use lb.convert"
+            ) from error
         finally:
             _under_way.reset(token)
         if not call.has_run:
@@ -173,6 +177,11 @@ class Captured:
 
     def _samples(self, call: Invocation, given: Sequence[Tensor]) -> list[Tensor]:
         """The tensors whose first dimension counts samples."""
+        if any(x.is_nested for x in given):
+            raise CollapseError(
+                "an input is a nested tensor, whose samples differ in size: pad them (torch.nested.to_padded_tensor), "
+                "or use lb.convert"
+            )
         tensors = [x for x in given if x.dim()]
         floating = [x for x in tensors if x.is_floating_point()]
         if not tensors:
@@ -265,8 +274,7 @@ def _raising(message: str) -> Runner:
 def _explanation(error: Exception) -> str:
     text = str(error)
     stated = _REASON.search(text)
-    first_line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    reason = stated[1] if stated else first_line
+    reason = stated[1] if stated else first_line(error)
     line = line_in(text)
     where = f" at {line}" if line else ""
     return (

@@ -166,6 +166,11 @@ def user_line(node: fx.Node) -> str:
     return f" [{line}]" if line else ""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, on its first line."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
 def has_own_rule(node: fx.Node) -> bool:
     """Whether the operation runs under `with_rule` or `backward_rule` inside the model."""
     return f'File "{_RULES}' in (node.stack_trace or "")

@@ -45,6 +45,12 @@ class Form(NamedTuple):
         extent = 1 + sum((size - 1) * stride for size, stride in of_sample)
         return strided(z, (self.strides[0] or extent + 1, *self.strides[1:]))
 
+    def relaid(self, z: Tensor) -> Tensor:
+        """z itself if it lies in this order, else a tensor of its own that does."""
+        if memory_order(z) == self.order:
+            return z
+        return z.new_empty_strided(z.shape, in_memory_order(z, self.order).stride()).copy_(z)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -117,6 +123,14 @@ class Layout:
         """The number of features of a sample in a tensor of some shape."""
         samples = shape[0] * self.positions // self.after if self.positions > 1 else self.batch(shape)
         return shape.numel() // samples
+
+    def of_sample(self, form: Form) -> tuple[int, ...]:
+        """What of a sample's shape and order decides in which order `rows` has its features."""
+        if self.positions > 1:
+            return (self.width(form.shape),)
+        order = form.order if self._is_outermost(form.order) else range(len(form.shape))
+        sizes = (self.before * self.after if dim == self.dim else form.shape[dim] for dim in order)
+        return tuple(size for size in sizes if size != 1)
 
     def batch(self, shape: torch.Size) -> int:
         """The number of samples of the batch in a tensor of some shape."""

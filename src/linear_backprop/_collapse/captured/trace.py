@@ -16,7 +16,7 @@ from ..._errors import CollapseError
 from ..._torch.functions import ENTER_AUTOCAST, EXIT_AUTOCAST, is_transform
 from ..._torch.tensors import storage_of, version_of
 from .beginning import begin
-from .graph import Places, computes, inputs_of, is_mode, outputs_of, run_node, tensors_of, user_line
+from .graph import Places, computes, first_line, inputs_of, is_mode, outputs_of, run_node, tensors_of, user_line
 from .layout import Form
 from .sizes import BatchSize
 
@@ -104,7 +104,7 @@ class Trace:
             except Exception as error:
                 raise CollapseError(
                     f"{self.places.name(node)} fails on another number of samples than the batch's: "
-                    f"{_first_line(error)}. If it runs on the batch itself, the model fixes the batch's size there: "
+                    f"{first_line(error)}. If it runs on the batch itself, the model fixes the batch's size there: "
                     f"make its shapes follow x.shape[0]. Every argument of length {self.size.batch}, as long as the "
                     f"first (floating-point) one, counts as samples; if they are no samples, collapse what comes after"
                     f"{user_line(node)}"
@@ -239,10 +239,6 @@ def random_state(devices: Iterable[torch.device]) -> list[bytes]:
     """The state of the generators of the CPU and some devices."""
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
     return [bytes(state.tolist()) for state in states]  # without NumPy, which PyTorch does not require
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 class _Operations(TorchDispatchMode):

@@ -32,6 +32,7 @@ class Cut:
         h: Where the graph of what follows begins; None where only unit vectors are sent down.
         parameters: The edges of what f depends on besides a, such as PReLU's weight.
         slope: What the chain multiplies with; None for 1.
+        count: Of how many values the slope of a unit is the mean.
     """
 
     a: GradientEdge | None
@@ -40,6 +41,7 @@ class Cut:
     h: GradientEdge | None
     parameters: list[GradientEdge]
     slope: Tensor | None
+    count: int = 1
 
 
 class Cutter:
@@ -111,6 +113,7 @@ class Cutter:
                 h=edge,
                 parameters=[get_gradient_edge(p) for p in parameters if p.requires_grad],
                 slope=slope,
+                count=1 if slope is None else h.numel() // slope.numel(),
             )
         )
         self.noted.append((Form.of(h), ()))

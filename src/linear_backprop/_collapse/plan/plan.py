@@ -114,6 +114,11 @@ class Plan:
                 undecided |= trace.storages(node) | {s for arg in node.all_input_nodes for s in trace.storages(arg)}
         return True
 
+    @cached_property
+    def operations(self) -> list[str | None]:
+        """The collapsed part's, as text: the same in processes that do the same."""
+        return [n.format_node() for n in self.module.graph.nodes if n in self.above]
+
     def layout(self, node: fx.Node) -> Layout:
         """Where an input, an output or a non-linearity keeps its samples."""
         layout = self.analysis.layouts[node][0]

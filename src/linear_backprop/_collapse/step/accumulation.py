@@ -121,7 +121,8 @@ class Accumulation:
                 "in it"
             )
         first = self._groups[0]
-        first.step.require_same_on_all([group.wanted for group in self._groups], first.total.rows.device)
+        for group in self._groups:
+            group.step.require_same_on_all([each.wanted for each in self._groups], group.total)
         sums: dict[Tensor, Tensor] = {}
         alone = len(self._groups) == 1 and _are_apart(first.step.connected)
 

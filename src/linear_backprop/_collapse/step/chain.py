@@ -110,14 +110,12 @@ class _Pass:
         self.arguments = [i for i, each in enumerate(arguments) if each]
         self.parameters = [i for i, each in enumerate(arguments) if not each]
         if group is not None:
-            sloped = [cut for cut in self.cuts if cut.slope is not None]
-            for cut, mean in zip(sloped, averaged([c.slope for c in sloped], group) if sloped else (), strict=True):  # pyright: ignore
-                cut.slope = mean
+            _average_slopes(self.cuts, group)
 
     def gradients(self, g: Sequence[Tensor | None], sources: Sequence[Any], keep: bool) -> list[Tensor | None]:
         """Of what its graph begins with; None where `sources` has None, on which none of these outputs depends."""
         if self.group is not None:
-            require_same([[each is not None for each in g]], self.names, self.group, _device(g))
+            require_same([[each is not None for each in g]], [*self.names], None, self.group, _device(g))
         of_arguments, of_h = self._chain(g)
         found = self._of_parameters(g, of_h, keep)
         found.update(zip(self.arguments, of_arguments, strict=True))
@@ -206,6 +204,16 @@ def _through(cut: Cut, delta: Tensor, keep: bool) -> tuple[Tensor | None, Sequen
     assert cut.own is not None
     of_a, *of_own = gradients([cut.own], cut.starts, [delta], keep)
     return of_a, [torch.zeros_like(delta) if each is None else each for each in of_own]
+
+
+def _average_slopes(cuts: Sequence[Cut], group: dist.ProcessGroup) -> None:
+    sloped = [(cut, cut.slope) for cut in cuts if cut.slope is not None]
+    if sloped:
+        slopes = [slope for _, slope in sloped]
+        require_same("slopes", [], [slope.shape for slope in slopes], group, slopes[0].device)
+        means = averaged(slopes, group, [cut.count for cut, _ in sloped])
+        for (cut, _), mean in zip(sloped, means, strict=True):
+            cut.slope = mean
 
 
 def _device(g: Sequence[Tensor | None]) -> torch.device:

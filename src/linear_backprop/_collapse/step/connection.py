@@ -95,8 +95,7 @@ class _Collapsed(torch.autograd.Function):
         if ctx.accumulation is not None:
             ctx.accumulation.take(step, wanted, total)
             return (*nothing, *[None] * len(sources))
-        if len(g) > 1 or plan.below:
-            step.require_same_on_all([wanted], total.rows.device)
+        step.require_same_on_all([wanted], total)
         total = step.over_workers(total)
         found: dict[int, Tensor] = {}
         step.find(wanted, total, found.__setitem__)

@@ -16,7 +16,7 @@ from ..plan.emission import Noted
 from ..plan.plan import Plan
 from .aggregates import Aggregates
 from .gradients import Autocast, Gradients, Receive, Wanted
-from .workers import averaged, require_same
+from .workers import averaged, require_same, require_same_values
 
 # How far combinations may be off, relative to the largest value: rounding over the layers.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
@@ -111,14 +111,26 @@ class Step:
             self.values.clear()
         return total
 
-    def require_same_on_all(self, passes: Sequence[Wanted], device: torch.device) -> None:
-        """Refuse backward passes of other outputs, or to other parameters, than those of the other workers.
+    def require_same_on_all(self, passes: Sequence[Wanted], total: Aggregates) -> None:
+        """Refuse backward passes that are not those of the other workers: of other outputs, or under another map.
+
+        Args:
+            passes: All that are to be summed.
+            total: The aggregates of one of them.
 
         Raises:
             CollapseError: On every worker.
         """
-        if self.group is not None:
-            require_same([each.outputs for each in passes], self.names, self.group, device)
+        if self.group is None:
+            return
+        layouts = [*self.plan.value_layouts, *self.plan.output_layouts]
+        samples = [layout.of_sample(form) for layout, form in zip(layouts, self.forms, strict=True)]
+        maps = self.plan.operations, samples, total.rows.dtype
+        device = total.rows.device
+        require_same([[*each.outputs] for each in passes], [*self.names], maps, self.group, device)
+        places = self.plan.analysis.places
+        names = [n.name if n.op == "placeholder" else places.name(n) for n in self.plan.leaves]
+        require_same_values(self.leaves, names, self.group, device)
 
     def over_workers(self, total: Aggregates) -> Aggregates:
         """The sums over all workers, where there are several."""
@@ -183,5 +195,6 @@ class Step:
         present = [slope for slope in slopes if slope is not None]
         if self.group is None or not present:
             return slopes
-        means = iter(averaged(present, self.group))
+        batch = self.plan.output_layouts[0].batch(self._output_forms[0].shape)
+        means = iter(averaged(present, self.group, [batch] * len(present)))
         return [None if slope is None else next(means) for slope in slopes]
