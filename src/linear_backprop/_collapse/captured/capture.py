@@ -93,7 +93,10 @@ class Captured:
             CollapseError: Dynamo cannot follow the function, or `prepare` refuses its graph.
         """
         if torch.compiler.is_dynamo_compiling():  # the graph of what calls it: not to be followed into this one
-            return torch.compiler.disable(self.__call__)(*args, **kwargs)
+            return torch.compiler.disable(self._call)(*args, **kwargs)
+        return self._call(*args, **kwargs)
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
         _refuse_modes()
         call = Invocation(self.prepare, self._runners)
         tensors = _tensors_in((args, self._in_order(kwargs) if self.samples else kwargs), set())
@@ -112,20 +115,11 @@ class Captured:
                 result = self._run(args, kwargs)
         except dynamo_errors().BackendCompilerFailed as error:  # an error of ours: as it is
             raise error.inner_exception from None
-        except dynamo_errors().TorchDynamoException as error:
-            own = self._own_error(args, kwargs)
-            raise own or CollapseError(_explanation(error)) from own and own.__cause__
         except Exception as error:
             if call.has_run or isinstance(error, CollapseError):
                 raise
-            if str(error).startswith("torch.compile with fullgraph=True"):
-                raise CollapseError(
-                    "the model cannot be captured here: a dispatch mode is active (FlopCounterMode, a mode of your "
-                    "own), or Dynamo skips its forward. Leave the mode, or use lb.convert"
-                ) from None
-            raise self._own_error(args, kwargs) or CollapseError(
-                f"the model cannot be captured here: {first_line(error)}. Change what it says, or use lb.convert"
-            ) from error
+            own = self._own_error(args, kwargs)
+            raise own or CollapseError(_explanation(error)) from (own.__cause__ if own else error)
         finally:
             _under_way.reset(token)
         if not call.has_run:
@@ -273,6 +267,13 @@ def _raising(message: str) -> Runner:
 
 def _explanation(error: Exception) -> str:
     text = str(error)
+    if text.startswith("torch.compile with fullgraph=True"):
+        return (
+            "the model cannot be captured here: a dispatch mode is active (FlopCounterMode, a mode of your own), or "
+            "Dynamo skips its forward. Leave the mode, or use lb.convert"
+        )
+    if not isinstance(error, dynamo_errors().TorchDynamoException):
+        return f"the model cannot be captured here: {first_line(error)}. Change what it says, or use lb.convert"
     stated = _REASON.search(text)
     reason = stated[1] if stated else first_line(error)
     line = line_in(text)

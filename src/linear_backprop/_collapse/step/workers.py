@@ -101,9 +101,11 @@ def require_same_values(
     largest = torch.stack([sums, -sums, torch.linalg.vector_norm(some, dim=1)])
     dist.all_reduce(largest, dist.ReduceOp.MAX, group)
     spread, size = largest[0] + largest[1], largest[2]
-    if differing := (spread > _MOST_APART * size).nonzero().flatten().tolist():
+    if differing := [
+        name for name, differs in zip(names, (spread > _MOST_APART * size).tolist(), strict=True) if differs
+    ]:
         raise CollapseError(
-            f"{', '.join(names[i] for i in differing[:3])}: not the same values on all workers, and aggregates "
+            f"{', '.join(differing[:3])}: not the same values on all workers, and aggregates "
             f"cannot be added up under different ones: begin with the same parameters and buffers (load or broadcast "
             f"them), draw what is random with the same seed, or leave out process_group and use DDP"
         )
