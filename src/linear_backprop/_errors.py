@@ -1,5 +1,7 @@
 """The library's errors: each says what was wrong, what was given, and what to do."""
 
+from numbers import Integral, Real
+
 from torch import nn
 
 _LONGEST = 80
@@ -47,3 +49,22 @@ def require_module(model: object, taker: str, instead: str) -> None:
     elif callable(model):
         remedy = f"for a function use {instead}"
     raise LinearBackpropError(f"{taker} takes a module, got {described(model)}; {remedy}")
+
+
+def require_number(value: object, what: str) -> float:
+    """A real number as a plain float; a bool is none, nor is a tensor, whose value may change."""
+    if not isinstance(value, bool) and isinstance(value, Real):
+        try:
+            return float(value)
+        except OverflowError:  # of an int or a fraction
+            pass
+    raise LinearBackpropError(
+        f"{what} must be a number, got {described(value)}; give one such as 0.5, of a tensor its .item()"
+    )
+
+
+def require_whole_number(value: object, what: str) -> int:
+    """A whole number as a plain int; a bool is none, nor is 1.0."""
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        return int(value)
+    raise LinearBackpropError(f"{what} must be a whole number, got {described(value)}; give one such as 1")

@@ -1,7 +1,9 @@
 """Attacks against loops written by hand; what they leave as it was; and what they refuse."""
 
 import copy
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from networks import BottleneckNetwork, small_vgg
@@ -319,6 +321,14 @@ def test_an_empty_batch_and_no_step():
     assert torch.equal(IterativeFGSM(model, eps=0)(x, y), x)
 
 
+def test_numbers_of_any_type_are_plain_ones():
+    model, (x, y) = vgg(), images()
+    attack = IterativeFGSM(model, Fraction(8, 255), np.float64(2 / 255), np.int64(3), momentum=Fraction(1, 2))
+    plain = IterativeFGSM(model, 8 / 255, 2 / 255, 3, momentum=0.5)
+    assert repr(attack) == repr(plain)
+    assert torch.equal(attack(x, y), plain(x, y))
+
+
 def test_labels_of_any_integer_type():
     model, (x, y) = vgg(), images()
     expected = IterativeFGSM(model, steps=2)(x, y)
@@ -337,6 +347,7 @@ X, Y = images()
         (torch.where(X > 0.99, torch.nan, X), Y, r"images must lie in \[0, 1\], got values from nan"),
         ((255 * X).to(torch.uint8), Y, "got torch.uint8, shape .*; divide bytes by 255"),
         (X.tolist(), Y, "images must be a floating-point tensor"),
+        (X.to_sparse(), Y, r"a dense tensor, got the layout torch.sparse_coo; call .to_dense\(\)"),
         (X[0, 0, 0], Y, "images must be a floating-point tensor"),
         (X, Y.float(), "labels must be class indices, .* got torch.float32"),
         (X, F.one_hot(Y), r"a tensor of integers of shape \(6,\), got torch.int64, shape \(6, 5\)"),
@@ -355,14 +366,20 @@ def test_images_and_labels_that_do_not_fit_are_refused(x, y, message: str):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"eps": -0.1}, "eps must be a number, 0 or more and finite, got -0.1"),
-        ({"eps": 8}, "eps must be 1 at most, as images lie in .* got 8; divide by 255"),
-        ({"eps": [4 / 255, 8 / 255]}, r"eps must be a number, .* got \[0.01"),
+        ({"eps": -0.1}, "eps must be 0 or more and finite, got -0.1"),
+        ({"eps": 8}, "eps must be 1 at most, as images lie in .* got 8.0; divide by 255"),
+        ({"eps": [4 / 255, 8 / 255]}, r"eps must be a number, got \[0.01"),
         ({"alpha": 2.0}, "alpha must be 1 at most"),
-        ({"alpha": torch.nan}, "alpha must be a number, 0 or more and finite, got nan"),
-        ({"momentum": -1.0}, "momentum must be a number, 0 or more"),
-        ({"steps": -1}, "steps must be a whole number, 0 or more, got -1"),
+        ({"alpha": torch.nan}, "alpha must be 0 or more and finite, got nan"),
+        ({"eps": True}, "eps must be a number, got True"),
+        ({"alpha": torch.tensor(0.1)}, r"alpha must be a number, got tensor.* its .item\(\)"),
+        ({"momentum": -1.0}, "momentum must be 0 or more"),
+        ({"momentum": 10**400}, "momentum must be a number, got a value of type int"),
+        ({"steps": -1}, "steps must be 0 or more, got -1"),
+        ({"steps": True}, "steps must be a whole number, got True"),
         ({"steps": 2.5}, "steps must be a whole number"),
+        ({"generator": 5}, r"generator must be a torch.Generator or None, got 5; .*manual_seed\(seed\)"),
+        ({"layers": lb.AveragedMaximum()}, r"write layers=\[AveragedMaximum\(\)\]"),
         ({"where": "features.*"}, "where selects what follows a rule"),
         ({"rule": lb.Linear}, "Linear is a class"),
         ({"rule": lb.Linear(), "where": "layer4.*"}, "matches no module of the model"),

@@ -81,7 +81,7 @@ def test_unreadable_rules_are_refused(text: str, message: str):
     [
         (lambda: lb.Clipped(2.0, 1.0), "low < high, got low=2.0, high=1.0"),
         (lambda: lb.Blend(lb.Linear(), lb.Exact(), 1.5), r"\[0, 1\], got 1.5"),
-        (lambda: lb.Blend(lb.Linear(), lb.Exact(), torch.ones(3)), r"0-dimensional tensor, got shape \(3,\)"),
+        (lambda: lb.Blend(lb.Linear(), lb.Exact(), torch.ones(3)), r"0-dimensional tensor .* shape \(3,\)"),
         (
             lambda: lb.Blend(lb.Linear, lb.Exact(), 0.5),
             r"Linear is a class; a rule is an instance: Linear\(\)",

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from numbers import Integral
 
 from torch import nn
 
@@ -33,14 +34,14 @@ class Calls:
     def __init__(self, glob: str, *runs: int) -> None:
         if not isinstance(glob, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LinearBackpropError(f'calls takes a glob first, as in calls("layer3.*.relu", 0, 1); got {glob!r}')
-        wrong = [run for run in runs if not isinstance(run, int) or isinstance(run, bool) or run < 0]  # pyright: ignore[reportUnnecessaryIsInstance]
+        wrong = [run for run in runs if isinstance(run, bool) or not isinstance(run, Integral) or run < 0]
         if wrong or not runs:
             raise LinearBackpropError(
                 f"calls({glob!r}, ...) takes the numbers of runs, from 0 within one forward pass, as in "
                 f"calls({glob!r}, 0, 1); got {', '.join(map(repr, wrong)) or 'none'}"
             )
         object.__setattr__(self, "glob", glob)
-        object.__setattr__(self, "runs", frozenset(runs))
+        object.__setattr__(self, "runs", frozenset(map(int, runs)))
 
     def __repr__(self) -> str:
         return f"calls({', '.join(map(repr, (self.glob, *sorted(self.runs))))})"

@@ -14,7 +14,7 @@ from torch import Tensor
 from .._errors import LinearBackpropError
 from .._torch.recording import in_plain_code
 from .elementwise import value_and_pullback
-from .rule import BackwardRule, Elementwise
+from .rule import BackwardRule, Elementwise, keep_numbers
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Rescale(BackwardRule):
         epsilon: The distance up to which the derivative stands for the slope, whose rounding errors would grow.
 
     Raises:
-        LinearBackpropError: epsilon is negative; at the backward pass: the batch has no two halves.
+        LinearBackpropError: epsilon is no number, or negative; at the backward pass: the batch has no two halves.
 
     Examples:
         >>> pair = torch.tensor([3.0, -1.0], requires_grad=True)  # an input and its baseline
@@ -95,7 +95,7 @@ class Rescale(BackwardRule):
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        require_epsilon(self, self.epsilon)
+        keep_distance(self, "epsilon")
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
         """g times the slope between each pair."""
@@ -155,7 +155,8 @@ def difference(values: Tensor, rule: object) -> Tensor:
     return inputs - baselines
 
 
-def require_epsilon(rule: object, epsilon: float) -> None:
-    """Refuse an epsilon that is no distance."""
-    if not epsilon >= 0:
-        raise LinearBackpropError(f"{type(rule).__name__}'s epsilon must be 0 or more, got {epsilon}")
+def keep_distance(rule: object, name: str) -> None:
+    """Have a frozen rule's setting of this name be a plain float, refusing what is no distance."""
+    keep_numbers(rule, name)
+    if not getattr(rule, name) >= 0:
+        raise LinearBackpropError(f"{type(rule).__name__}'s {name} must be 0 or more, got {getattr(rule, name)}")

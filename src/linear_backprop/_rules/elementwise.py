@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from .._catalogue.activations import activation_named, name_of
-from .._errors import LinearBackpropError
-from .rule import BackwardRule, Elementwise, require_rule
+from .._errors import LinearBackpropError, require_number, require_whole_number
+from .._torch.recording import in_plain_code
+from .rule import BackwardRule, Elementwise, keep_numbers, refuse_model_rule, require_rule
 
 
 def value_and_pullback(f: Elementwise, a: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -109,7 +110,7 @@ class Clipped(BackwardRule):
     Source: Courbariaux et al. (2016), equation 4, with low, high = -1, 1.
 
     Raises:
-        LinearBackpropError: low is not below high.
+        LinearBackpropError: low or high is no number, or low is not below high.
 
     Examples:
         >>> x = torch.tensor([-2.0, 0.5, 2.0], requires_grad=True)
@@ -125,6 +126,7 @@ class Clipped(BackwardRule):
     high: float = 1.0
 
     def __post_init__(self) -> None:
+        keep_numbers(self, "low", "high")
         if not self.low < self.high:
             raise LinearBackpropError(
                 f"Clipped needs low < high, got low={self.low}, high={self.high}; swap or widen them"
@@ -200,7 +202,8 @@ class MeanLinear(BackwardRule):
             -1 for tokens, (N, tokens, features).
 
     Raises:
-        LinearBackpropError: At the backward pass: a has no such dimension, or no other to take the mean over.
+        LinearBackpropError: `units` is no whole number; at the backward pass: a has no such dimension, or no other to
+            take the mean over.
 
     Examples:
         >>> x = torch.tensor([[-2.0], [2.0]], requires_grad=True)  # two samples of one unit
@@ -213,6 +216,9 @@ class MeanLinear(BackwardRule):
     source = "the sample-independent map nearest to Backprop's"
 
     units: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", require_whole_number(self.units, "MeanLinear's units"))
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
         """g times the mean slope of each unit."""
@@ -242,8 +248,8 @@ class Blend(BackwardRule):
     rules are and their weights are equal now; the hash leaves the weight out, so it is stable.
 
     Raises:
-        LinearBackpropError: The weight is a number outside [0, 1] or a tensor of more than one value,
-            or a part is not a rule.
+        LinearBackpropError: The weight is no number in [0, 1] and no 0-dimensional tensor that holds one, or a part is
+            not a rule or is for whole models.
 
     Examples:
         >>> weight = torch.tensor(0.0)
@@ -263,13 +269,18 @@ class Blend(BackwardRule):
     def __post_init__(self) -> None:
         for part in (self.first, self.second):
             require_rule(part)
-        if isinstance(self.weight, Tensor):
-            if self.weight.dim() != 0:
-                raise LinearBackpropError(
-                    f"Blend's weight must be a number or a 0-dimensional tensor, got shape {tuple(self.weight.shape)}"
-                )
-        elif not 0 <= self.weight <= 1:
-            raise LinearBackpropError(f"Blend's weight must lie in [0, 1], got {self.weight}")
+            refuse_model_rule(part, "Blend")
+        if not isinstance(self.weight, Tensor):
+            object.__setattr__(self, "weight", require_number(self.weight, "Blend's weight"))
+        elif self.weight.dim() or self.weight.is_complex() or self.weight.dtype == torch.bool:
+            raise LinearBackpropError(
+                f"Blend's weight must be a number or a 0-dimensional tensor of one, got a tensor of "
+                f"{self.weight.dtype}, shape {tuple(self.weight.shape)}; give torch.tensor(0.5)"
+            )
+        elif not in_plain_code() or self.weight.is_meta:  # there is no value to look at
+            return
+        if not 0 <= self.weight <= 1:
+            raise LinearBackpropError(f"Blend's weight must lie in [0, 1], got {float(self.weight)}")
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
         """(1 - weight) * first + weight * second."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .._call import Call
 from .._torch.functions import Function
-from .attribution import difference, require_epsilon
+from .attribution import difference, keep_distance
 from .layers import WINDOW_ARGUMENTS, AveragedMaximum
 from .rule import Arguments, LayerRule
 
@@ -45,7 +45,7 @@ class RescaledMaximum(LayerRule):
         epsilon: The distance up to which the multiplier is 1.
 
     Raises:
-        LinearBackpropError: epsilon is negative; at the forward pass: the batch has no two halves.
+        LinearBackpropError: epsilon is no number, or negative; at the forward pass: the batch has no two halves.
 
     Examples:
         >>> pair = torch.tensor([[1.0, 4.0], [2.0, 0.0]], requires_grad=True)  # an input and its baseline
@@ -64,7 +64,7 @@ class RescaledMaximum(LayerRule):
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        require_epsilon(self, self.epsilon)
+        keep_distance(self, "epsilon")
 
     def constants(self, call: Call) -> tuple[Tensor, ...]:
         """The position in each window that receives g, counted over all dimensions, and its multiplier."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .._call import Call
-from .._errors import LinearBackpropError, described
+from .._errors import LinearBackpropError, described, require_number
 from .._torch.functions import Function
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -230,3 +230,9 @@ def refuse_model_rule(rule: BackwardRule, where: str) -> None:
         raise LinearBackpropError(
             f"{where} cannot follow {rule!r}, which needs to see the whole model: use lb.convert or lb.collapse"
         )
+
+
+def keep_numbers(rule: object, *names: str) -> None:
+    """Have a frozen rule's settings of these names be plain floats, refusing what is no number."""
+    for name in names:
+        object.__setattr__(rule, name, require_number(getattr(rule, name), f"{type(rule).__name__}'s {name}"))

@@ -17,7 +17,7 @@ from .._call import Call
 from .._errors import LinearBackpropError
 from .._torch.functions import Function
 from .layers import AveragedMaximum, windows_of
-from .rule import Arguments, LayerRule
+from .rule import Arguments, LayerRule, keep_numbers
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SoftenedMaximum(LayerRule):
         temperature: What multiplies a: large for the maximum, small for the average of `AveragedMaximum`.
 
     Raises:
-        LinearBackpropError: The temperature is not above 0.
+        LinearBackpropError: The temperature is no number, or not above 0.
 
     Examples:
         >>> x = torch.tensor([[1.0, 1.1, 2.0, 5.0]], requires_grad=True)
@@ -54,6 +54,7 @@ class SoftenedMaximum(LayerRule):
     temperature: float = 10.0
 
     def __post_init__(self) -> None:
+        keep_numbers(self, "temperature")
         if not self.temperature > 0:
             raise LinearBackpropError(f"SoftenedMaximum's temperature must be above 0, got {self.temperature}")
 

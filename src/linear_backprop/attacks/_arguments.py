@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from .._errors import LinearBackpropError, described
+from .._errors import LinearBackpropError, described, require_number, require_whole_number
 from .._torch.modules import modules_that_train
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -20,16 +19,37 @@ def require_model(model: object) -> None:
         raise LinearBackpropError(f"an attack needs a module, got {model!r}")
 
 
-def require_settings(eps: float, alpha: float, steps: int, momentum: float) -> None:
-    """Refuse sizes that are none."""
-    for name, value in (("eps", eps), ("alpha", alpha), ("momentum", momentum)):
-        if not isinstance(value, Real) or not 0 <= value < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise LinearBackpropError(f"{name} must be a number, 0 or more and finite, got {described(value)}")
-    for name, value in (("eps", eps), ("alpha", alpha)):
-        if value > 1:
-            raise LinearBackpropError(f"{name} must be 1 at most, as images lie in [0, 1], got {value}; divide by 255")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise LinearBackpropError(f"steps must be a whole number, 0 or more, got {steps!r}")
+def require_size(value: object, name: str) -> float:
+    """A number, 0 or more and finite, as a plain float."""
+    size = require_number(value, name)
+    if not 0 <= size < math.inf:
+        raise LinearBackpropError(f"{name} must be 0 or more and finite, got {size}")
+    return size
+
+
+def require_change(value: object, name: str) -> float:
+    """How far a pixel of an image in [0, 1] may go, as a plain float."""
+    change = require_size(value, name)
+    if change > 1:
+        raise LinearBackpropError(f"{name} must be 1 at most, as images lie in [0, 1], got {change}; divide by 255")
+    return change
+
+
+def require_steps(value: object) -> int:
+    """A number of steps, as a plain int."""
+    steps = require_whole_number(value, "steps")
+    if steps < 0:
+        raise LinearBackpropError(f"steps must be 0 or more, got {steps}")
+    return steps
+
+
+def require_generator(generator: object) -> None:
+    """Refuse what draws nothing."""
+    if not isinstance(generator, torch.Generator | None):
+        raise LinearBackpropError(
+            f"generator must be a torch.Generator or None, got {described(generator)}; of a seed make one: "
+            f"torch.Generator().manual_seed(seed)"
+        )
 
 
 def require_eval_mode(model: nn.Module) -> None:
@@ -49,6 +69,8 @@ def require_images(images: object) -> Tensor:
         raise LinearBackpropError(
             f"images must be a floating-point tensor in [0, 1] with the batch first, got {given}; divide bytes by 255"
         )
+    if images.layout != torch.strided:
+        raise LinearBackpropError(f"images must be a dense tensor, got the layout {images.layout}; call .to_dense()")
     low, high = images.detach().aminmax() if images.numel() else (0.0, 1.0)
     if not (low >= 0 and high <= 1):
         raise LinearBackpropError(

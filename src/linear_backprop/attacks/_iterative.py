@@ -14,15 +14,19 @@ from .._conversion.convert import convert
 from .._conversion.where import Where
 from .._errors import LinearBackpropError
 from .._rules.elementwise import Exact
+from .._rules.layers import require_layers
 from .._rules.rule import BackwardRule, LayerRule
 from ._arguments import (
+    require_change,
     require_classes,
     require_eval_mode,
+    require_generator,
     require_images,
     require_labels,
     require_logits,
     require_model,
-    require_settings,
+    require_size,
+    require_steps,
 )
 
 
@@ -88,11 +92,11 @@ class IterativeFGSM:
         generator: torch.Generator | None = None,
     ) -> None:
         require_model(model)
-        require_settings(eps, alpha, steps, momentum)
-        self.model, self.eps, self.alpha, self.steps = model, eps, alpha, steps
-        self.momentum, self.random_start, self.targeted = momentum, random_start, targeted
-        self.generator = generator
-        self._conversions = self._rules(rule, where, tuple(layers))
+        require_generator(generator)
+        self.model, self.random_start, self.targeted, self.generator = model, random_start, targeted, generator
+        self.eps, self.alpha = require_change(eps, "eps"), require_change(alpha, "alpha")
+        self.steps, self.momentum = require_steps(steps), require_size(momentum, "momentum")
+        self._conversions = self._rules(rule, where, require_layers(layers))
         with self._converted():  # whatever `convert` refuses, it refuses now
             pass
 
