@@ -45,9 +45,9 @@ from ._rules.attribution import Deconvolution as Deconvolution
 from ._rules.attribution import Guided as Guided
 from ._rules.attribution import Ratio as Ratio
 from ._rules.attribution import Rescale as Rescale
+from ._rules.blend import Blend as Blend
 from ._rules.by_name import known_rules as known_rules
 from ._rules.by_name import rule_from_name as rule_from_name
-from ._rules.elementwise import Blend as Blend
 from ._rules.elementwise import Clipped as Clipped
 from ._rules.elementwise import Exact as Exact
 from ._rules.elementwise import Linear as Linear

@@ -1,6 +1,9 @@
 """The library's errors: each says what was wrong, what was given, and what to do."""
 
+import inspect
+from collections.abc import Callable
 from numbers import Integral, Real
+from typing import Any
 
 from torch import nn
 
@@ -68,3 +71,14 @@ def require_whole_number(value: object, what: str) -> int:
     if not isinstance(value, bool) and isinstance(value, Integral):
         return int(value)
     raise LinearBackpropError(f"{what} must be a whole number, got {described(value)}; give one such as 1")
+
+
+def why_not_called_with(function: Callable[..., Any], *arguments: object) -> TypeError | None:
+    """Why a function does not take these arguments; None if it does, or is a builtin that does not say."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        return error
+    except ValueError:
+        return None
+    return None

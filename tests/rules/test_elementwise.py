@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import pickle
 from dataclasses import dataclass
+from functools import partial
 
 import forms
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import references
 import torch
 from forms import RULES
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import linear_backprop as lb
@@ -89,6 +90,13 @@ def test_unreadable_rules_are_refused(text: str, message: str):
         (lambda: lb.Surrogate(3), "a function or an activation's name, got 3"),
         (lambda: lb.Surrogate("clamp"), "got clamp, which needs further arguments"),
         (lambda: lb.Surrogate(F.prelu), "got prelu, which needs further arguments"),
+        (lambda: lb.Surrogate(nn.ReLU), "got the class ReLU; give one such as torch.sigmoid"),
+        (lambda: lb.Surrogate(torch.softmax), "Surrogate takes an elementwise function, which .*softmax is not"),
+        (lambda: lb.Surrogate(partial(F.glu, dim=0)), "Surrogate takes an elementwise function, which"),
+        (lambda: lb.Surrogate(lambda z, slope: z * slope), "of the pre-activation alone, .* argument: 'slope'"),
+        (lambda: surrogate_gradient(torch.sum), r"Surrogate needs a function that keeps .* made \(\) of \(2,\)"),
+        (lambda: surrogate_gradient(lambda z: (z, z)), "Surrogate needs a function that returns one tensor"),
+        (lambda: surrogate_gradient(lambda z: z > 0), "Surrogate needs a function .* returned torch.bool"),
         (
             lambda: lb.with_rule(torch.tanh, "linear"),
             r"expected a backward rule such as Linear\(\), got 'linear'",
@@ -105,9 +113,21 @@ def test_bad_arguments_are_refused(build, message: str):
         build()
 
 
+def surrogate_gradient(function) -> Tensor:
+    x = torch.tensor([-2.0, 0.5], dtype=torch.float64, requires_grad=True)
+    return torch.autograd.grad(lb.with_rule(torch.relu, lb.Surrogate(function))(x).sum(), x)[0]
+
+
+def test_a_surrogate_may_overwrite_what_it_is_given():
+    slope = 1 - torch.tensor([-2.0, 0.5], dtype=torch.float64).tanh() ** 2
+    for function in (torch.tanh_, torch.Tensor.tanh_, lambda z: z.tanh_()):
+        torch.testing.assert_close(surrogate_gradient(function), slope, rtol=1e-12, atol=0)
+    assert surrogate_gradient(lambda z: z.mul_(3)).tolist() == [3.0, 3.0]
+
+
 def test_surrogates_of_catalogued_functions_are_kept_by_name():
     assert lb.Surrogate(F.silu) == lb.Surrogate("silu")
-    assert lb.Surrogate(torch.Tensor.tanh) == lb.Surrogate("tanh")
+    assert lb.Surrogate(torch.Tensor.tanh) == lb.Surrogate(torch.tanh_) == lb.Surrogate("tanh")
     own = lb.Surrogate(references.silu_derivative)
     assert own != lb.Surrogate("silu")
     assert repr(own) == "Surrogate(function=silu_derivative)"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .._errors import LinearBackpropError
-from .._rules.rule import BackwardRule, Elementwise
+from .._rules.rule import BackwardRule, Elementwise, require_elementwise
 from .._torch.dynamo import recorded
 from .._torch.modes import unseen_by_modes
 from .._torch.recording import autocast_of, transforms_active
@@ -105,33 +105,6 @@ def _forward(f: Callable[..., Tensor], a: Tensor, parameters: tuple[Tensor, ...]
         h = f(a, *parameters)
     require_elementwise(f, a, h)
     return h
-
-
-def require_elementwise(f: Callable[..., Any], a: Tensor, h: object) -> None:
-    """Refuse a function that no rule can govern, by what it made of a.
-
-    Raises:
-        LinearBackpropError: h is no tensor, of another shape than a, or of a dtype that cannot be differentiated.
-    """
-    if not isinstance(h, Tensor):
-        raise LinearBackpropError(
-            f"a backward rule needs a function that returns one tensor; {_name(f)!r} returned a {type(h).__name__}: "
-            f"wrap the part of it that is the activation"
-        )
-    if h.shape != a.shape:
-        raise LinearBackpropError(
-            f"a backward rule needs a function that keeps its input's shape; "
-            f"{_name(f)!r} made {tuple(h.shape)} of {tuple(a.shape)}"
-        )
-    if not (h.is_floating_point() or h.is_complex()):
-        raise LinearBackpropError(
-            f"a backward rule needs a function whose result can be differentiated; {_name(f)!r} returned {h.dtype}: "
-            f"have it return `.to(x.dtype)`"
-        )
-
-
-def _name(f: Callable[..., Any]) -> str:
-    return getattr(f, "__name__", repr(f))
 
 
 def _keep(

@@ -235,8 +235,6 @@ def activation_named(name: str) -> Activation:
 
 
 def name_of(function: Function) -> str | None:
-    """The catalogue name of a function given in any out-of-place form; None if it is not catalogued."""
+    """The catalogue name of a function given in any form; None if it is not catalogued."""
     form = FORMS.get(function)
-    if form is None or form.activation is None or form.always_in_place:
-        return None
-    return form.activation.name
+    return None if form is None or form.activation is None else form.activation.name

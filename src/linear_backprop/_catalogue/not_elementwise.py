@@ -8,9 +8,11 @@ same for every sample, refuses it. A layer's rule (`layers=`) may govern what st
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
+from .._errors import LinearBackpropError
 from .._torch.functions import Function
 from .._torch.modules import BATCH_NORM, DROPOUT
 from .activations import functions_named
@@ -239,6 +241,19 @@ FUNCTIONS: dict[Function, NotElementwise] = {
 def row_of(module: nn.Module) -> NotElementwise | None:
     """The row of a module; None if the table has none."""
     return next((row for row in TABLE if isinstance(module, row.modules)), None)
+
+
+def refuse_known(function: Function, taker: str) -> None:
+    """Refuse a function in the table where an elementwise one is wanted.
+
+    Args:
+        function: What was given.
+        taker: What takes it.
+    """
+    row = FUNCTIONS.get(function.func if isinstance(function, partial) else function)
+    if row is not None:
+        name, reason = getattr(function, "__qualname__", function), (row.in_conversion or row.in_collapse).reason
+        raise LinearBackpropError(f"{taker} takes an elementwise function, which {name} is not: {reason}")
 
 
 def left_alone(row: NotElementwise | None, layers: bool) -> Advice | None:

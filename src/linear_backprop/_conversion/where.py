@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,7 +10,7 @@ from numbers import Integral
 
 from torch import nn
 
-from .._errors import LinearBackpropError, described
+from .._errors import LinearBackpropError, described, why_not_called_with
 
 Predicate = Callable[[str, nn.Module], bool]
 """True for a path and a module that are to be selected."""
@@ -158,15 +157,11 @@ def _by_class(given: type) -> LinearBackpropError:
 
 
 def _predicate(where: Predicate) -> Predicate:
-    try:
-        inspect.signature(where).bind("path", nn.Identity())
-    except TypeError as error:
+    if error := why_not_called_with(where, "path", nn.Identity()):
         raise LinearBackpropError(
             f"where is called with a path and a module, which {described(where)} does not take ({error}); give "
             f"where=lambda path, module: ..."
-        ) from error
-    except ValueError:  # a builtin that does not say what it takes
-        pass
+        )
     return where
 
 

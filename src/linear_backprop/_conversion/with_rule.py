@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._call import Call
 from .._catalogue.activations import FORMS
-from .._catalogue.not_elementwise import FUNCTIONS
+from .._catalogue.not_elementwise import refuse_known
 from .._errors import LinearBackpropError, described
 from .._rules.elementwise import Linear
 from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
@@ -57,10 +57,7 @@ def with_rule(function: Callable[P, T], rule: BackwardRule = Linear()) -> Callab
         raise LinearBackpropError(f"with_rule takes a function, got {described(function)}; use convert for modules")
     if not callable(function) or isinstance(function, type):
         raise LinearBackpropError(f"with_rule takes a function such as torch.relu, got {described(function)}")
-    row = FUNCTIONS.get(function.func if isinstance(function, partial) else function)
-    if row is not None:
-        reason = (row.in_conversion or row.in_collapse).reason
-        raise LinearBackpropError(f"with_rule takes an elementwise function, which {_name(function)} is not: {reason}")
+    refuse_known(function, "with_rule")
     return RuledFunction(function, rule)
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .._catalogue.activations import activation_named, name_of
-from .._errors import LinearBackpropError, require_number, require_whole_number
-from .._torch.recording import in_plain_code
-from .rule import BackwardRule, Elementwise, keep_numbers, refuse_model_rule, require_rule
+from .._catalogue.not_elementwise import refuse_known
+from .._errors import LinearBackpropError, described, require_whole_number, why_not_called_with
+from .rule import BackwardRule, Elementwise, keep_numbers, require_elementwise
 
 
 def value_and_pullback(f: Elementwise, a: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -147,11 +147,12 @@ class Surrogate(BackwardRule):
 
     Args:
         function: A catalogue name such as "silu", or any differentiable elementwise function. A
-            catalogued function is kept by its name, so `Surrogate(F.silu) == Surrogate("silu")`.
+            catalogued function is kept by its name, so `Surrogate(F.silu) == Surrogate("silu")`, as are in-place forms.
 
     Raises:
-        LinearBackpropError: The name is not in the catalogue, `function` cannot be called, or it is an activation
-            that has no default for its further arguments, as prelu, threshold and clamp have not.
+        LinearBackpropError: The name is not in the catalogue, `function` cannot be called with the pre-activation
+            alone, as prelu, threshold and clamp cannot, or is known not to be elementwise, as softmax. At the backward
+            pass: it makes something else than one tensor of a's shape and a floating dtype.
 
     Examples:
         >>> x = torch.tensor([-2.0, 2.0], requires_grad=True)
@@ -166,19 +167,19 @@ class Surrogate(BackwardRule):
     function: str | Elementwise
 
     def __post_init__(self) -> None:
-        if callable(self.function):
-            object.__setattr__(self, "function", name_of(self.function) or self.function)
-        elif not isinstance(self.function, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise LinearBackpropError(f"Surrogate needs a function or an activation's name, got {self.function!r}")
-        if isinstance(self.function, str) and not activation_named(self.function).has_defaults:
-            raise LinearBackpropError(
-                f"Surrogate needs a function of the pre-activation alone, got {self.function}, which needs further "
-                f"arguments; give them, as in Surrogate(lambda a: torch.clamp(a, -1, 1))"
-            )
+        object.__setattr__(self, "function", _name_or_own(self.function))
 
     def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
         """g * function'(a)."""
-        function = activation_named(self.function).function if isinstance(self.function, str) else self.function
+        own = self.function
+        if isinstance(own, str):
+            return vector_jacobian_product(activation_named(own).function, a, g)
+
+        def function(z: Tensor) -> Tensor:
+            h = own(z.clone())  # which it may overwrite
+            require_elementwise(own, z, h, "Surrogate")
+            return h
+
         return vector_jacobian_product(function, a, g)
 
     def __repr__(self) -> str:
@@ -239,70 +240,26 @@ class MeanLinear(BackwardRule):
         return derivatives.mean([dim for dim in range(dims) if dim != self.units % dims], keepdim=True)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Blend(BackwardRule):
-    """(1 - weight) * first + weight * second: annealing from one rule to another.
+def _name_or_own(function: str | Elementwise) -> str | Elementwise:
+    """An activation's name, or a function that is not catalogued, as far as it can be checked without running it."""
+    if not isinstance(function, str) and (isinstance(function, type) or not callable(function)):
+        raise LinearBackpropError(
+            f"Surrogate needs a function or an activation's name, got {described(function)}; give one such as "
+            f"torch.sigmoid or 'sigmoid'"
+        )
+    function = function if isinstance(function, str) else name_of(function) or function
+    if isinstance(function, str):
+        if not activation_named(function).has_defaults:
+            raise _of_more_than_a(function, "which needs further arguments")
+        return function
+    refuse_known(function, "Surrogate")
+    if error := why_not_called_with(function, None):
+        raise _of_more_than_a(described(function), f"which cannot be called with it ({error})")
+    return function
 
-    Given as a 0-dimensional tensor, the weight may be changed in place while training
-    (`weight.fill_(0.3)`), compiled code included, without recompiling. Two blends are equal if their
-    rules are and their weights are equal now; the hash leaves the weight out, so it is stable.
 
-    Raises:
-        LinearBackpropError: The weight is no number in [0, 1] and no 0-dimensional tensor that holds one, or a part is
-            not a rule or is for whole models.
-
-    Examples:
-        >>> weight = torch.tensor(0.0)
-        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        >>> conversion = lb.convert(model, lb.Blend(lb.Linear(), lb.Exact(), weight))
-        >>> weight.fill_(0.5)  # halfway to Backprop
-        tensor(0.5000)
-    """
-
-    formula = "(1 - weight) * first + weight * second"
-    source = "annealing between two rules"
-
-    first: BackwardRule
-    second: BackwardRule
-    weight: float | Tensor
-
-    def __post_init__(self) -> None:
-        for part in (self.first, self.second):
-            require_rule(part)
-            refuse_model_rule(part, "Blend")
-        if not isinstance(self.weight, Tensor):
-            object.__setattr__(self, "weight", require_number(self.weight, "Blend's weight"))
-        elif self.weight.dim() or self.weight.is_complex() or self.weight.dtype == torch.bool:
-            raise LinearBackpropError(
-                f"Blend's weight must be a number or a 0-dimensional tensor of one, got a tensor of "
-                f"{self.weight.dtype}, shape {tuple(self.weight.shape)}; give torch.tensor(0.5)"
-            )
-        elif not in_plain_code() or self.weight.is_meta:  # there is no value to look at
-            return
-        if not 0 <= self.weight <= 1:
-            raise LinearBackpropError(f"Blend's weight must lie in [0, 1], got {float(self.weight)}")
-
-    def cotangent(self, g: Tensor, a: Tensor, f: Elementwise) -> Tensor:
-        """(1 - weight) * first + weight * second."""
-        first = self.first.cotangent(g, a, f)
-        second = self.second.cotangent(g, a, f)
-        return (1 - self.weight) * first + self.weight * second
-
-    @property
-    def uses_pre_activation(self) -> bool:
-        """True if either part reads a."""
-        return self.first.uses_pre_activation or self.second.uses_pre_activation
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Blend):
-            return NotImplemented
-        parts = (self.first, self.second, float(self.weight))
-        return parts == (other.first, other.second, float(other.weight))
-
-    def __hash__(self) -> int:
-        return hash((Blend, self.first, self.second))
-
-    def __repr__(self) -> str:
-        value = float(self.weight)
-        weight = f"torch.tensor({value})" if isinstance(self.weight, Tensor) else repr(value)
-        return f"Blend(first={self.first!r}, second={self.second!r}, weight={weight})"
+def _of_more_than_a(function: str, why: str) -> LinearBackpropError:
+    return LinearBackpropError(
+        f"Surrogate needs a function of the pre-activation alone, got {function}, {why}; give what it lacks, as in "
+        f"Surrogate(lambda a: torch.clamp(a, -1, 1))"
+    )

@@ -236,3 +236,36 @@ def keep_numbers(rule: object, *names: str) -> None:
     """Have a frozen rule's settings of these names be plain floats, refusing what is no number."""
     for name in names:
         object.__setattr__(rule, name, require_number(getattr(rule, name), f"{type(rule).__name__}'s {name}"))
+
+
+def require_elementwise(f: Callable[..., Any], a: Tensor, h: object, taker: str = "a backward rule") -> None:
+    """Refuse a function that no rule can govern, by what it made of a.
+
+    Args:
+        f: The function.
+        a: What it was given.
+        h: What it made of it.
+        taker: What takes the function.
+
+    Raises:
+        LinearBackpropError: h is no tensor, of another shape than a, or of a dtype that cannot be differentiated.
+    """
+    if not isinstance(h, Tensor):
+        raise LinearBackpropError(
+            f"{taker} needs a function that returns one tensor; {_name(f)!r} returned a {type(h).__name__}: "
+            f"wrap the part of it that is the activation"
+        )
+    if h.shape != a.shape:
+        raise LinearBackpropError(
+            f"{taker} needs a function that keeps its input's shape; "
+            f"{_name(f)!r} made {tuple(h.shape)} of {tuple(a.shape)}"
+        )
+    if not (h.is_floating_point() or h.is_complex()):
+        raise LinearBackpropError(
+            f"{taker} needs a function whose result can be differentiated; {_name(f)!r} returned {h.dtype}: "
+            f"have it return `.to(x.dtype)`"
+        )
+
+
+def _name(f: Callable[..., Any]) -> str:
+    return getattr(f, "__name__", repr(f))
