@@ -94,7 +94,7 @@ class _TransformableRule(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _f: None, _rule: None, tangent: Tensor | None, *tangents: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # The rule's map from g to the cotangent of a is diagonal, hence its own transpose.
+        # The rule's map from g to the cotangent of a is diagonal: its transpose is it, and its adjoint its conjugate.
         with unseen_by_modes():
             return _tangent(ctx, tangent, tangents)
 
@@ -174,14 +174,18 @@ def _cotangent(rule: BackwardRule, dtype: torch.dtype, g: Tensor, a: Tensor | No
 def _tangent(ctx: Any, tangent: Tensor | None, tangents: tuple[Tensor | None, ...]) -> Tensor:
     if not ctx.saved:
         assert tangent is not None
-        return _cotangent(ctx.rule, ctx.dtype, tangent, None, None)
+        return _moved(ctx, tangent, None, None)
     a, *parameters = ctx.saved_tensors
     f = lambda z: ctx.f(z, *parameters)  # noqa: E731
-    total = torch.zeros_like(a) if tangent is None else _cotangent(ctx.rule, ctx.dtype, tangent, a, f)
+    total = torch.zeros_like(a) if tangent is None else _moved(ctx, tangent, a, f)
     for index, moved in enumerate(tangents):
         if moved is not None:
             total = total + torch.func.jvp(_in_argument(ctx.f, a, parameters, index), (parameters[index],), (moved,))[1]
     return total
+
+
+def _moved(ctx: Any, tangent: Tensor, a: Tensor | None, f: Elementwise | None) -> Tensor:
+    return _cotangent(ctx.rule, ctx.dtype, tangent.conj(), a, f).conj()
 
 
 def _in_argument(

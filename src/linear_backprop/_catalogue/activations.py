@@ -31,12 +31,14 @@ class Activation:
         module: Its module class in `torch.nn`; None for the rounding family.
         kinks: (a, f'(a)) at each kink, with default arguments: the subgradient that `Exact` uses.
         has_defaults: False if it cannot be called with the pre-activation alone.
+        takes_complex: True if PyTorch differentiates it at complex numbers.
     """
 
     name: str
     module: type[nn.Module] | None
     kinks: tuple[tuple[float, float], ...] = ()
     has_defaults: bool = True
+    takes_complex: bool = False
 
     @property
     def function(self) -> Function:
@@ -57,15 +59,15 @@ CATALOGUE: tuple[Activation, ...] = (
     Activation("silu", nn.SiLU),
     Activation("mish", nn.Mish),
     Activation("softplus", nn.Softplus),
-    Activation("softsign", nn.Softsign),
-    Activation("tanh", nn.Tanh),
-    Activation("tanhshrink", nn.Tanhshrink),
+    Activation("softsign", nn.Softsign, takes_complex=True),
+    Activation("tanh", nn.Tanh, takes_complex=True),
+    Activation("tanhshrink", nn.Tanhshrink, takes_complex=True),
     Activation("hardtanh", nn.Hardtanh, ((-1.0, 0.0), (1.0, 0.0))),
     Activation("hardsigmoid", nn.Hardsigmoid, ((-3.0, 0.0), (3.0, 0.0))),
     Activation("hardswish", nn.Hardswish, ((-3.0, 0.0), (3.0, 1.0))),
     Activation("hardshrink", nn.Hardshrink, ((-0.5, 0.0), (0.5, 0.0))),
     Activation("softshrink", nn.Softshrink, ((-0.5, 0.0), (0.5, 0.0))),
-    Activation("sigmoid", nn.Sigmoid),
+    Activation("sigmoid", nn.Sigmoid, takes_complex=True),
     Activation("logsigmoid", nn.LogSigmoid),
     Activation("threshold", nn.Threshold, has_defaults=False),
     Activation("sign", None, ((0.0, 0.0),)),

@@ -14,7 +14,7 @@ from .._autograd.straight_through import connect
 from .._call import Call
 from .._catalogue.activations import FORMS, Form
 from .._rules.elementwise import Exact
-from .._rules.rule import BackwardRule, LayerRule
+from .._rules.rule import BackwardRule, LayerRule, require_complex
 from .._torch.dynamo import run_as_written
 from .._torch.functions import Function
 from .._torch.modes import TorchFunctionMode, unseen_by_modes
@@ -44,6 +44,8 @@ def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) 
         or call.kwargs.get("out") is not None
     ):
         return _run_natively(call)
+    if a.is_complex() and (a.requires_grad or transforms_active()):
+        require_complex(rule, a.dtype)
     form = FORMS.get(call.function) or Form(None, call.function)
     in_place = form.overwrites_input(call)
     if in_place and _may_forget(call, rule):

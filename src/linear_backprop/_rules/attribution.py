@@ -38,6 +38,11 @@ class Guided(BackwardRule):
         """g where a and g are positive, else 0."""
         return torch.where((a > 0) & (g > 0), g, 0.0)
 
+    @property
+    def takes_complex(self) -> bool:
+        """False: it compares."""
+        return False
+
 
 @dataclass(frozen=True)
 class Deconvolution(BackwardRule):
@@ -65,6 +70,11 @@ class Deconvolution(BackwardRule):
         """False: the pre-activation is not kept."""
         return False
 
+    @property
+    def takes_complex(self) -> bool:
+        """False: it compares."""
+        return False
+
 
 @dataclass(frozen=True)
 class Rescale(BackwardRule):
@@ -74,7 +84,8 @@ class Rescale(BackwardRule):
     second: a0 stands half a batch below a. Both halves receive the multiplier of their pair, so what reaches the inputs
     times (input - baseline) sums to the difference of outputs wherever all else is affine.
     Where |a - a0| <= epsilon, a = a0 above all, and where the difference is NaN, it is g * f'(a) at each sample's
-    own a, PyTorch's choice at a kink. Source: Shrikumar et al. (2017), equation 13.
+    own a, PyTorch's choice at a kink. Of complex numbers it is the slope's conjugate, as PyTorch's cotangents are
+    g * conj(f'(a)). Source: Shrikumar et al. (2017), equation 13.
 
     Args:
         epsilon: The distance up to which the derivative stands for the slope, whose rounding errors would grow.
@@ -114,7 +125,8 @@ class Ratio(BackwardRule):
 
     a times its cotangent is h times g. At a = 0 it is g * f'(0), PyTorch's choice at a kink and the ratio's limit where
     f is smooth and f(0) = 0; where f(0) is something else, as sigmoid's is, the ratio grows without bound near 0. At
-    -inf it is 0 for ReLU and its kin; NaN where infinity is divided by infinity, and at NaN.
+    -inf it is 0 for ReLU and its kin; NaN where infinity is divided by infinity, and at NaN. Of complex numbers it is
+    the ratio's conjugate, as for `Rescale`.
     Source: Achtibat et al. (2024), AttnLRP, proposition 3.1.
 
     Examples:
@@ -131,13 +143,13 @@ class Ratio(BackwardRule):
         """g times the ratio of h to a."""
         h, pullback = value_and_pullback(f, a)
         at_zero = a == 0
-        return torch.where(at_zero, pullback(g), g * (h / torch.where(at_zero, 1.0, a)))
+        return torch.where(at_zero, pullback(g), g * (h / torch.where(at_zero, 1.0, a)).conj())
 
 
 def _sloped(g: Tensor, slope: Tensor) -> Tensor:
-    """Both halves of g times the slope of their pair."""
+    """Both halves of g times the slope of their pair, or its conjugate, which for real numbers is the slope."""
     # Views, which PyTorch batches in every way; `unflatten` it does not.
-    return (g.reshape(2, *slope.shape) * slope).reshape(g.shape)
+    return (g.reshape(2, *slope.shape) * slope.conj()).reshape(g.shape)
 
 
 def difference(values: Tensor, rule: object) -> Tensor:

@@ -66,6 +66,11 @@ class Blend(BackwardRule):
         """True if either part reads a."""
         return self.first.uses_pre_activation or self.second.uses_pre_activation
 
+    @property
+    def takes_complex(self) -> bool:
+        """True if both parts do."""
+        return self.first.takes_complex and self.second.takes_complex
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Blend):
             return NotImplemented

@@ -136,6 +136,11 @@ class Clipped(BackwardRule):
         """g where low <= a <= high, else 0."""
         return torch.where((a >= self.low) & (a <= self.high), g, 0.0)
 
+    @property
+    def takes_complex(self) -> bool:
+        """False: it compares."""
+        return False
+
 
 @dataclass(frozen=True)
 class Surrogate(BackwardRule):
@@ -181,6 +186,11 @@ class Surrogate(BackwardRule):
             return h
 
         return vector_jacobian_product(function, a, g)
+
+    @property
+    def takes_complex(self) -> bool:
+        """True if the activation of that name has a complex derivative, and for any other function."""
+        return not isinstance(self.function, str) or activation_named(self.function).takes_complex
 
     def __repr__(self) -> str:
         function = self.function

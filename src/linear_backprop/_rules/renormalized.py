@@ -52,6 +52,11 @@ class Renormalized(BackwardRule):
         _, length = _normalized(vector_jacobian_product(f, a, g))
         return (direction * length).to(g.dtype)
 
+    @property
+    def takes_complex(self) -> bool:
+        """True if the rule does."""
+        return self.rule.takes_complex
+
 
 def _normalized(cotangent: Tensor) -> tuple[Tensor, Tensor]:
     """A cotangent with every sample at norm 1, or 0 where it is 0; and its norms, which broadcast against it.

@@ -84,6 +84,11 @@ class BackwardRule(abc.ABC):
         """True if `cotangent` reads a or f; where not, it gets None for both and nothing is kept for it."""
         return True
 
+    @property
+    def takes_complex(self) -> bool:
+        """True if a and g may be complex; where not, a complex pre-activation is refused in the forward pass."""
+        return True
+
 
 class ModelRule(BackwardRule):
     """A rule that needs to see the whole model, because no activation can follow it by itself.
@@ -269,3 +274,12 @@ def require_elementwise(f: Callable[..., Any], a: Tensor, h: object, taker: str 
 
 def _name(f: Callable[..., Any]) -> str:
     return getattr(f, "__name__", repr(f))
+
+
+def require_complex(rule: BackwardRule, dtype: torch.dtype) -> None:
+    """Refuse a rule that a complex pre-activation cannot follow."""
+    if not rule.takes_complex:
+        raise LinearBackpropError(
+            f"{rule!r} takes no complex numbers, got a pre-activation of {dtype}; give a rule that does, such as "
+            f"Linear(), or run the activation on real and imaginary parts"
+        )
