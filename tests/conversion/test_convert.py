@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -79,6 +80,20 @@ def test_where_selects(where, rules):
     model = mixed()
     lb.convert(model, where=where)
     assert torch.equal(slopes(model), with_functional_rules(*rules))
+
+
+@pytest.mark.parametrize("path", ["first.1", "second.1"])
+def test_a_module_is_selected_by_any_of_its_paths(path: str):
+    relu = nn.ReLU()
+    blocks = {name: nn.Sequential(nn.Linear(2, 2), relu) for name in ("first", "second")}
+    model = nn.Sequential(OrderedDict(blocks))
+    for where in (path, lambda asked, module: asked == path):
+        with lb.convert(model, where=where) as conversion:
+            assert [site.path for site in conversion.changed] == ["first.1"]
+    asked: list[str] = []
+    with pytest.raises(lb.ConversionError):
+        lb.convert(model, where=lambda path, module: asked.append(path))
+    assert asked.count("first.1") == asked.count("second.1") == 1
 
 
 def test_inside_a_selected_module_the_others_stay_exact():

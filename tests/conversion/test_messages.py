@@ -41,6 +41,10 @@ MISTAKES = {
         lambda: lb.convert(model(), where=lambda module: True),
         "where is called with a path and a module, which <function .* does not take .*; give where=lambda path, module",
     ),
+    "where a predicate without an answer": (
+        lambda: lb.convert(model(), where=lambda path, module: torch.ones(2)),
+        r"where must return True or False, got tensor\(\[1., 1.\]\) for ''; give where=lambda path, module: isinst",
+    ),
     "a function": (
         lambda: lb.convert(F.relu),
         "convert takes a module, got <function relu.*; for a function use with_r",

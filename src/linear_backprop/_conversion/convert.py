@@ -49,8 +49,8 @@ def convert(
         rule: The backward rule.
         where: The modules whose activations and layers are to follow: a glob on their paths ("features.*"), several
             of them, a predicate of path and module, `after(path)`, or `calls(glob, ...)` for single runs; None for all.
-            Inside a selected module, one
-            that is not selected keeps its true derivatives.
+            Of the paths of a module that has several, any may select it. Inside a selected module, one that is not
+            selected keeps its true derivatives.
         layers: The rules of layers that are not elementwise, such as `LINEAR_LAYERS`, in modules and as functions;
             without one a layer keeps its true derivatives, or what an earlier conversion gave it. With any `rule`.
 
@@ -114,7 +114,7 @@ def _found(model: nn.Module, selected: Selection, layers: tuple[LayerRule, ...])
     for path, module in model.named_modules():
         classified = classify(as_it_runs(module), layers, replaced=own_forward(module) is not None)
         may_follow = classified.kind not in (Kind.PLAIN, Kind.LEFT_ALONE)
-        chosen = may_follow and bool(selected.selects(path, module))
+        chosen = may_follow and selected.selects(path, module)
         found.append(Found(path, module, classified, chosen, selected.runs(path) if chosen else None))
     return found
 

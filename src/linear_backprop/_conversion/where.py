@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from numbers import Integral
+from typing import Any
 
 from torch import nn
 
@@ -134,7 +135,7 @@ def selection(where: Where, model: nn.Module) -> Selection:
     if isinstance(where, nn.Module):
         raise _unknown(where)
     if callable(where):
-        return Selection(_predicate(where))
+        return Selection(_predicate(where, model))
     if isinstance(where, str | Calls):
         return _listed([where], model)
     if isinstance(where, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -156,13 +157,28 @@ def _by_class(given: type) -> LinearBackpropError:
     )
 
 
-def _predicate(where: Predicate) -> Predicate:
+def _predicate(where: Predicate, model: nn.Module) -> Predicate:
+    """A module that has several paths is selected where the predicate is true of any."""
     if error := why_not_called_with(where, "path", nn.Identity()):
         raise LinearBackpropError(
             f"where is called with a path and a module, which {described(where)} does not take ({error}); give "
             f"where=lambda path, module: ..."
         )
-    return where
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
+    return lambda path, module: any(_answer(where, each, module) for each in paths[module])
+
+
+def _answer(where: Predicate, path: str, module: nn.Module) -> bool:
+    answer: Any = where(path, module)
+    try:
+        return bool(answer)
+    except (RuntimeError, TypeError, ValueError) as error:  # of a tensor or an array of several values
+        raise LinearBackpropError(
+            f"where must return True or False, got {described(answer)} for {path!r}; give "
+            f"where=lambda path, module: isinstance(module, nn.ReLU)"
+        ) from error
 
 
 def _after(path: str, model: nn.Module) -> Predicate:
