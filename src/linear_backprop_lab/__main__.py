@@ -8,7 +8,7 @@ _OURS = ("linear_backprop", "linear_backprop_lab")
 
 
 def main() -> None:
-    """Run the command line, or say what to install for it."""
+    """Run the command line, or say what to install for it; exit with 130 where it is interrupted."""
     try:
         from linear_backprop_lab import cli
     except ModuleNotFoundError as error:
@@ -18,6 +18,8 @@ def main() -> None:
             f"linear-backprop: {error.name} is not installed; the command needs the lab, in the clone: "
             f"pip install '.[lab]'"
         )
+    except KeyboardInterrupt:  # importing takes seconds
+        sys.exit(130)
     cli.main()
 
 

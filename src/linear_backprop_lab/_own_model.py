@@ -40,13 +40,14 @@ def own_model(target: str, input_shape: tuple[int, ...], seed: int = 0) -> OwnMo
         seed: Of whatever the factory draws, and of the input.
 
     Raises:
-        OwnModelError: `target` has another form, cannot be imported, or does not give a model.
+        OwnModelError: `target` has another form, cannot be imported, or does not give a model; or no input of that
+            shape can be had.
     """
     factory = _imported(target)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         made = factory if isinstance(factory, nn.Module) else _called(factory, target)
-        model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, torch.randn(input_shape))
+        model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, _drawn(input_shape))
     if not isinstance(model, nn.Module):
         raise OwnModelError(f"{target} gives {type(model).__name__}, not an nn.Module; {_FORM}")
     if not isinstance(inputs, Tensor | tuple | list):
@@ -134,6 +135,14 @@ def _called(factory: Any, target: str) -> Any:
         return factory()
     except Exception as error:
         raise OwnModelError(f"{target}() raised {_named(error)}") from error
+
+
+def _drawn(shape: tuple[int, ...]) -> Tensor:
+    try:
+        return torch.randn(shape)
+    except (RuntimeError, OverflowError, TypeError) as error:  # too large, by bytes or by the sizes themselves
+        reason = str(error).partition("\n")[0]
+        raise OwnModelError(f"cannot draw an input of shape {shape}: {reason}; give a smaller --input-shape") from error
 
 
 def _named(error: Exception) -> str:

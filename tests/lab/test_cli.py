@@ -16,7 +16,9 @@ from lab.made_up import image_config, image_run
 from rich.console import Console
 
 import linear_backprop as lb
+import linear_backprop_lab
 from linear_backprop_lab import cli
+from linear_backprop_lab.__main__ import main
 from linear_backprop_lab.records import Run, damage, is_locked, read
 from linear_backprop_lab.studies import (
     EXPERIMENTS,
@@ -167,6 +169,7 @@ def test_a_folder_of_data_that_is_wrong_leaves_nothing_behind(linear_backprop, t
         (["reproduce", "images", "--data", "nowhere"], 1, "error: nowhere does not exist"),
         (["convert-check", "m:f", "--rule", "cubic"], 2, "no rule is named 'cubic'; the rules are Exact, Linear,"),
         (["convert-check", "m:f", "--rule", "Clipped(low=2)"], 2, "Clipped needs low < high"),
+        (["convert-check", "m:f", "--rule", 'MeanLinear("a")'], 2, "units must be a whole number, got 'a'"),
         (["convert-check", "mf"], 2, "'mf' is not a model; give MODULE:FACTORY, such as"),
         (["convert-check", "no_such_module:f"], 2, "cannot import 'no_such_module'"),
         (["convert-check", "math:Net"], 2, "math has no 'Net'; it has acos, acosh,"),
@@ -175,6 +178,12 @@ def test_a_folder_of_data_that_is_wrong_leaves_nothing_behind(linear_backprop, t
         (["convert-check", "os:getcwd"], 2, "os:getcwd gives str, not an nn.Module"),
         (["convert-check", "torch.nn:ReLU", "--input-shape", "3,x"], 2, "'3,x' is not a shape; give positive sizes"),
         (["convert-check", "torch.nn:ReLU", "--input-shape", "3,0"], 2, "'3,0' is not a shape; give positive sizes"),
+        (
+            ["convert-check", "torch.nn:ReLU", "--input-shape", "99999999999,99999999"],
+            2,
+            "cannot draw an input of shape",
+        ),
+        (["convert-check", "torch.nn:ReLU", "--input-shape", f"1{30 * '0'}"], 2, "give a smaller --input-shape"),
         (["convert-check", "torch.nn:Identity"], 1, "error: the model has no elementwise activation to change."),
         (["nonsense"], 2, "nonsense"),
         (
@@ -410,6 +419,20 @@ def test_runs_of_images_differ_in_what_is_compared_alone(tmp_path, monkeypatch):
         del config["rule"], config["model"]["batch_norm"], config["recipe"]["learning_rate"]
         assert config == configs[0]
     assert configs[0]["data"] == "digits" and configs[0]["train_images"] == 1500
+
+
+def test_an_interrupt_while_it_is_imported_has_the_same_exit_code(monkeypatch):
+    class Interrupting:
+        def find_spec(self, name, path, target=None):
+            if name == "linear_backprop_lab.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "linear_backprop_lab.cli")
+    monkeypatch.delattr(linear_backprop_lab, "cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_an_interrupt_leaves_records_whole_and_the_next_call_goes_on(tmp_path):
