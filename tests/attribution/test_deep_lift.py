@@ -300,6 +300,14 @@ def test_a_time_first_model_does_not_pass_in_silence():
     [
         (lambda m, x: DeepLift(m).attribute(x), r"target=None needs one output per sample, got .*\(10, 3\)"),
         (lambda m, x: DeepLift(m).attribute(x, target=[0, 1]), "got 2 targets for 5 samples"),
+        (lambda m, x: DeepLift(m).attribute(x, target=True), "target must be a class, .* got True"),
+        (lambda m, x: DeepLift(m).attribute(x, target=(True,)), r"target must be a class, .* got \(True,\)"),
+        (lambda m, x: DeepLift(m).attribute(x, target=[0, 1, 0, 1, False]), "all of integers, got"),
+        (
+            lambda m, x: DeepLift(m).attribute(x, target=x[:, 0, 0, 0] > 0),
+            "all of integers, got a tensor of torch.bool",
+        ),
+        (lambda m, x: GuidedBackprop(m).attribute(x, target=torch.tensor(True)), "got a tensor of torch.bool"),
         (lambda m, x: DeepLift(m).attribute(x, target=(0, 1)), "one index for each dimension of outputs"),
         (lambda m, x: DeepLift(m).attribute(x, (0, 0), 0), "got 2 baselines for 1 inputs"),
         (lambda m, x: DeepLift(m).attribute(x, x[:2], 0), r"shape of its input, \(5, 2, 7, 7\), or that of one sample"),

@@ -88,12 +88,18 @@ def targets_of(target: Target, samples: int) -> list[tuple[int, ...]] | None:
     if len(each) != samples:
         raise LinearBackpropError(f"got {len(each)} targets for {samples} samples; give one for all or one for each")
     try:
-        return [tuple(map(index, one if isinstance(one, tuple) else (one,))) for one in each]
+        return [tuple(map(_index, one if isinstance(one, tuple) else (one,))) for one in each]
     except TypeError as error:
         raise LinearBackpropError(
             f"target must be a class, an index tuple, or a list or a tensor of shape ({samples},) of one for each "
             f"sample, all of integers, got {_described(target)}"
         ) from error
+
+
+def _index(place: Any) -> int:
+    if isinstance(place, bool):
+        raise TypeError("a bool is no class")
+    return index(place)
 
 
 def selected(outputs: Any, targets: list[tuple[int, ...]] | None, samples: int) -> Tensor:
