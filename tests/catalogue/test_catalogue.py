@@ -97,6 +97,33 @@ def test_cotangent_is_the_reference_s(case: Case, rule: lb.BackwardRule):
     np.testing.assert_allclose(got.numpy(force=True), expected, rtol=tolerance(case.name), atol=1e-13)
 
 
+LAYOUTS = {
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(1, 3).contiguous().transpose(1, 3),
+    "every other": lambda x: torch.stack([x, x], -1).flatten(3)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@by_label
+def test_the_layout_changes_no_gradient_and_is_that_of_the_native_result(case: Case, layout: str):
+    g = torch.linspace(1, 2, 60, dtype=torch.float64).view(2, 3, 5, 2)
+
+    def run(function, laid_out) -> tuple[torch.Tensor, torch.Tensor]:
+        x = points().view_as(g).requires_grad_()
+        torch.manual_seed(0)
+        h = case.run(function, laid_out(x * 1))
+        return h.detach(), torch.autograd.grad(h, x, g)[0]
+
+    native, _ = run(case.function, LAYOUTS[layout])
+    for rule in RULES:
+        _, expected = run(lb.with_rule(case.function, rule), lambda x: x)
+        values, gradient = run(lb.with_rule(case.function, rule), LAYOUTS[layout])
+        assert forms.same_bits(values, native), rule
+        assert values.stride() == native.stride(), rule
+        np.testing.assert_allclose(gradient.numpy(force=True), expected.numpy(force=True), rtol=1e-12, err_msg=repr(rule))
+
+
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=lambda case: case.label)
 def test_exact_is_native_autograd_also_where_values_are_special(case: Case):
     values = torch.cat([points(), torch.tensor(SPECIAL, dtype=torch.float64)])

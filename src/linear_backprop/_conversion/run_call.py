@@ -55,7 +55,7 @@ def run_activation(call: Call, rule: BackwardRule, carrier: Carrier = activate) 
         return _out_of_place(call, form, rule, carrier)
     # The rule keeps what a was, or the gradients of other tensors do; `copy_` overwrites a, and PyTorch makes its usual
     # checks of in-place writes.
-    before = a.clone() if rule.uses_pre_activation or _has_tensors(call) else a
+    before = _copy_of(a) if rule.uses_pre_activation or _has_tensors(call) else a
     return a.copy_(_out_of_place(call.on(before), form, rule, carrier))
 
 
@@ -140,6 +140,14 @@ def _may_forget(call: Call, rule: BackwardRule) -> bool:
     )
 
 
+def _copy_of(a: Tensor) -> Tensor:
+    """A copy with the same strides: on others, some of PyTorch's kernels round differently."""
+    copied = a.clone()
+    if copied.stride() == a.stride() or not in_plain_code():
+        return copied
+    return torch.empty_strided(a.size(), a.stride(), dtype=a.dtype, device=a.device).copy_(a)
+
+
 def _has_tensors(call: Call) -> bool:
     """Whether the activation depends on tensors besides a."""
     return any(isinstance(value, Tensor) for value in (*call.rest, *call.keywords.values()))
@@ -173,7 +181,7 @@ def _draw(call: Call) -> tuple[Tensor, Tensor]:
     upper = 1 / 3 if (given := call.argument("upper", 2)) is None else given
     generator = call.argument("generator", 4)
     with unseen_by_modes():
-        z = call.input.detach()
+        z = call.input.detach().contiguous()  # as RReLU's own result is; the kernel draws the slopes in that order
         # The other form, which writes the slopes in place, loses them when it is compiled.
         return torch.ops.aten.rrelu_with_noise_functional(z, torch.empty_like(z), lower, upper, True, generator)
 
