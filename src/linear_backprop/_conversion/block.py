@@ -15,8 +15,8 @@ from .._catalogue.not_elementwise import FUNCTIONS, left_alone
 from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
-from .._torch.dynamo import run_as_written, tell_modes_when_compiled
-from .._torch.functions import Function, is_custom_operator
+from .._torch.dynamo import let_enter, run_as_written, tell_modes_when_compiled, with_effects_outside
+from .._torch.functions import CALLED_BACK, Function, is_custom_operator
 from .._torch.modes import TorchFunctionMode, function_modes, without
 from .._torch.overrides import answer, deciding
 from .coroutines import under_whenever_it_runs
@@ -65,12 +65,17 @@ class RuleMode(TorchFunctionMode):
         if layer is None and func not in FORMS and not self._keeps(func):
             if self.notices_arithmetic and not compiling and func in ARITHMETIC and self.observe is not None:
                 self.observe(func)
+            if func in CALLED_BACK:
+                return self._call_with_callback(Call(func, args, kwargs or {}))
             return func(*args, **(kwargs or {}))
         call = Call(func, args, kwargs or {})
         asked = any(kind is not Tensor for kind in types) and not compiling
         classes = deciding(tree_leaves((args, kwargs))) if asked else ()
         if self.observe is not None and (func not in FORMS or classes or is_differentiable(call.input)):
-            self.observe(func)
+            if compiling:
+                with_effects_outside(self.observe, func)
+            else:
+                self.observe(func)
         if classes:
             with self:  # they are given the function that was called, and what they call for it is seen here
                 return answer(classes, func, call.args, call.kwargs)
@@ -84,6 +89,25 @@ class RuleMode(TorchFunctionMode):
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         """The function, run in the block whenever it is called; a generator or coroutine is in it whenever it runs."""
         return under_whenever_it_runs(function, lambda: self)
+
+    def _call_with_callback(self, call: Call) -> Any:
+        """A call that calls a function it is given, that one in the block, too, which PyTorch has left by then."""
+        name = CALLED_BACK[call.function]
+        if name in call.kwargs:
+            return call.function(*call.args, **{**call.kwargs, name: self._around(call.kwargs[name])})
+        return call.function(*map(self._around, call.args[:1]), *call.args[1:], **call.kwargs)
+
+    def _around(self, function: Function | None) -> Function | None:
+        if function is None:
+            return None
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                let_enter(self)
+            with self:
+                return function(*args, **kwargs)
+
+        return run
 
     def _keeps(self, func: Function) -> bool:
         """True if `func` keeps its own backward pass here, whatever rules lie further out."""
@@ -102,8 +126,7 @@ def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = (
 
     The forward pass is the one that counts: the backward pass may run outside the block. What `torch.utils.checkpoint`
     runs again in the backward pass, in either of its forms, follows the blocks that were around it the first time.
-    Within code under `torch.compile` it does not reach into a checkpointed function: Dynamo keeps modes out of it. Put
-    the block around the compiled code, or convert the model.
+    That holds for compiled code, too; only a block that is begun inside a checkpointed function breaks the graph.
     A block belongs to the thread that enters it, as `torch.no_grad` does: a thread started inside it enters its own.
 
     It decorates functions, too: `@lb.backward_rule()`.

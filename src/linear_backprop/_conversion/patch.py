@@ -18,6 +18,7 @@ from .._call import Call
 from .._errors import ConversionError
 from .._rules.elementwise import Exact
 from .._rules.rule import BackwardRule, LayerRule, ModelRule
+from .._torch.dynamo import let_enter
 from .._torch.functions import Function
 from .._torch.modes import function_modes, without
 from .._torch.modules import replica_of
@@ -203,7 +204,9 @@ class Patch:
 
     def under_the_rule(self, function: Function, *args: Any, **kwargs: Any) -> Any:
         """A function's result, whatever it calls following the rule."""
-        if not torch.compiler.is_compiling() and self._is_innermost():  # a method that `forward` calls
+        if torch.compiler.is_compiling():
+            let_enter(self.mode)
+        elif self._is_innermost():  # a method that `forward` calls
             return function(*args, **kwargs)
         with self.mode:
             return function(*args, **kwargs)

@@ -142,6 +142,24 @@ def run_as_written(function: Any) -> Any:
     return function
 
 
+def let_enter(mode: AbstractContextManager[Any]) -> None:
+    """Have Dynamo, which is tracing, allow a mode to be entered in what is checkpointed.
+
+    Once it has been entered there, Dynamo no longer takes it for an effect on what is outside.
+    """
+    with_effects_outside(_enter_and_leave, mode)
+
+
+def _enter_and_leave(mode: AbstractContextManager[Any]) -> None:
+    with mode:
+        pass
+
+
+def with_effects_outside(function: Function, *args: Any) -> None:
+    """Call a function that has effects outside of what is checkpointed, which Dynamo, as it traces, is to allow."""
+    torch._dynamo.utils._disable_side_effect_safety_checks_for_current_subtracer(function, *args)
+
+
 def tell_modes_when_compiled(functions: Iterable[Function]) -> None:
     """Have Dynamo tell modes of functions' calls, as PyTorch itself does.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch._ops import HigherOrderOperator as HigherOrderOperator
 
@@ -29,6 +30,12 @@ batch_norm_and_statistics: Callable[..., tuple[Tensor, ...]] = torch._batch_norm
 SET_GRAD_ENABLED: Function = torch._C._set_grad_enabled
 ENTER_AUTOCAST: Function = torch.amp.autocast_mode._enter_autocast
 EXIT_AUTOCAST: Function = torch.amp.autocast_mode._exit_autocast
+
+# The argument that is a function to call, of those that modes are told of: of checkpointing, by Dynamo alone.
+CALLED_BACK: dict[Function, str] = {
+    torch.nn.functional.triplet_margin_with_distance_loss: "distance_function",
+    torch.utils.checkpoint.checkpoint: "function",
+}
 
 
 def overloads_of(packet: Any) -> list[Function]:
