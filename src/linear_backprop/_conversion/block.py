@@ -16,6 +16,7 @@ from .._rules.elementwise import Linear
 from .._rules.layers import LAYER_FUNCTIONS, require_layers, rule_for
 from .._rules.rule import BackwardRule, LayerRule, refuse_model_rule, require_rule
 from .._torch.dynamo import let_enter, run_as_written, tell_modes_when_compiled, with_effects_outside
+from .._torch.fast_paths import keep_fast_paths
 from .._torch.functions import CALLED_BACK, Function, is_custom_operator
 from .._torch.modes import TorchFunctionMode, function_modes, without
 from .._torch.overrides import answer, deciding
@@ -119,6 +120,9 @@ class RuleMode(TorchFunctionMode):
         if not torch.compiler.is_compiling() and is_custom_operator(func):
             return True
         return left_alone(FUNCTIONS.get(func), bool(self.layers or self.withheld)) is not None
+
+
+keep_fast_paths(RuleMode)
 
 
 def backward_rule(rule: BackwardRule = Linear(), layers: Iterable[LayerRule] = ()) -> RuleMode:  # noqa: B008

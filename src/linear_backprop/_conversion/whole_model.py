@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .._rules.rule import ModelRule
 from .._torch.functions import Function
@@ -76,7 +77,7 @@ class CheckedPatch(OuterPatch):
     Args:
         model: The model.
         patches: The patches of the conversion; the model's own is taken out of its place.
-        check: Called with the model after its first forward pass; raises where nothing was changed.
+        check: Called with the model after its first recorded forward pass; raises where nothing was changed.
     """
 
     def __init__(self, model: nn.Module, patches: Patches, check: Callable[[nn.Module], None]) -> None:
@@ -86,7 +87,12 @@ class CheckedPatch(OuterPatch):
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The model's `forward`, and once the check."""
         result = self.run_inner(*args, **kwargs)
-        if self._check is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if self._check is not None and not torch.compiler.is_compiling() and _is_recorded(result):
             check, self._check = self._check, None
             check(self.module)
         return result
+
+
+def _is_recorded(result: Any) -> bool:
+    """True where some of a result can be differentiated: where nothing can, PyTorch's fast paths call no activation."""
+    return any(isinstance(each, Tensor) and each.requires_grad for each in tree_leaves(result))
