@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from .classify import may_be_an_activation
 from .entries import Entry, ForwardEntry, entry_of
 from .methods import Unbound, own_methods
 from .run_call import run_activation
-from .travelling import deep_copy_of_traced, refuse_to_pickle, state_to_travel
+from .travelling import deep_copy_of_traced, own_ways_to_copy, refuse_to_pickle, state_to_travel, warn_of_own_copy
 
 
 class Patches:
@@ -131,7 +132,9 @@ class Patch:
         """What the module's instance gets: an entry for each way into its code."""
         methods = () if isinstance(self.rule, ModelRule) or self.observer is None else own_methods(type(self.module))
         traced = {"__deepcopy__": self.copy_deeply, "__reduce_ex__": refuse_to_pickle}
+        warning = {name: partial(warn_of_own_copy, self.module, name) for name in own_ways_to_copy(self.module)}
         return {
+            **warning,
             **(traced if isinstance(self.module, GraphModule) else {"__getstate__": self.state_to_travel}),
             **{name: Entry(self, name) for name in methods},
             "_replicate_for_data_parallel": self.replicate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, cast
 
@@ -73,6 +74,28 @@ def refuse_to_pickle(protocol: int) -> NoReturn:
         "a converted fx.GraphModule cannot be pickled: the conversion would be lost; remove() it first, or convert "
         "what is loaded"
     )
+
+
+def own_ways_to_copy(module: nn.Module) -> list[str]:
+    """The methods by which a user's class makes deep copies and pickles itself, from what it knows: no conversion."""
+    ways = [(name, getattr(type(module), name, None)) for name in ("__deepcopy__", "__reduce_ex__", "__reduce__")]
+    return [
+        name
+        for name, way in ways
+        if way is not None
+        and way is not getattr(object, name, None)
+        and not (getattr(way, "__module__", None) or "").startswith("torch.")
+    ]
+
+
+def warn_of_own_copy(module: nn.Module, name: str, *args: Any) -> Any:
+    """What a class's own method makes of a module, with a warning that the conversion does not go along."""
+    cls = type(module)
+    warnings.warn(
+        f"{cls.__name__} is converted and has a {name} of its own: what that makes is not converted; convert the copy",
+        stacklevel=3,
+    )
+    return getattr(cls, name)(module, *args)
 
 
 def _arrived(entry: Callable[..., Any]) -> Callable[..., Any]:
