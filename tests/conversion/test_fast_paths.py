@@ -56,3 +56,8 @@ def test_a_frozen_encoder_is_not_taken_for_one_without_activations():
         encoder(X)
         assert not torch.allclose(torch.autograd.grad(encoder(x).square().sum(), x)[0], native)
         assert {site.what for site in conversion.changed} == {"relu (called)"}
+
+
+def test_an_encoder_can_be_scripted():
+    encoder = Probe().eval().encoder
+    torch.testing.assert_close(torch.jit.script(encoder)(X), encoder(X))

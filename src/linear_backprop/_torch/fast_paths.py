@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -27,15 +28,18 @@ def keep_fast_paths(kind: type[TorchFunctionMode]) -> None:
 
 
 def _keeping_fast_paths(kind: type[TorchFunctionMode], forward: Function) -> Function:
-    @functools.wraps(forward)
-    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def call(self: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         watched = in_plain_code() and any(isinstance(mode, kind) for mode in function_modes())
         if not watched or _may_be_differentiated(self, tree_leaves((args, kwargs))):
             return forward(self, *args, **kwargs)
         with without(kind):
             return forward(self, *args, **kwargs)
 
-    return run
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return call(self, args, kwargs)
+
+    # TorchScript reads the code of the original, and looks its names up among the globals of what it is given.
+    return functools.wraps(forward)(FunctionType(run.__code__, forward.__globals__, closure=run.__closure__))
 
 
 def _may_be_differentiated(module: nn.Module, given: list[Any]) -> bool:
