@@ -120,17 +120,17 @@ class IterativeFGSM:
             exact = _in_float32_at_least(images)  # a step is less than what bfloat16 tells apart
             low, high = (exact - self.eps).clamp(min=0), (exact + self.eps).clamp(max=1)
             adversarial = self._start(exact).clamp(low, high)
-            summed, nothing = torch.zeros_like(exact), torch.zeros((), device=images.device)
+            summed, nothing = torch.zeros_like(exact), torch.zeros_like(exact)
             with self._converted():
                 for number in range(self.steps):
                     given = adversarial.to(images.dtype)
                     direction = gradient(self.model, given, labels, check_labels=number == 0)
-                    nothing = nothing + (0 * direction).sum()  # not a number once a gradient is not finite
+                    nothing = torch.add(nothing, direction, alpha=0)  # not a number once a gradient is not finite
                     if self.momentum:
                         direction = summed = self.momentum * summed + _at_unit_length(direction)
                     step = -self.alpha if self.targeted else self.alpha
                     adversarial = (adversarial + step * direction.sign().to(exact.dtype)).clamp(low, high)
-        if nothing != 0:
+        if nothing.isnan().any():
             raise LinearBackpropError(
                 "the gradient of the loss is not finite for some images: nor is the model's output, or its backward "
                 f"pass under {', '.join(repr(each.rule) for each in self._conversions) or 'no rule'}"
