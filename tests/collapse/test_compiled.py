@@ -61,3 +61,21 @@ def test_where_dynamo_may_not_compile_it_says_so():
     with torch.compiler.set_stance("fail_on_recompile"), pytest.raises(lb.CollapseError, match="fail_on_recompile"):
         fast(torch.randn(9, 6))
     fast(torch.randn(9, 6)).sum().backward()
+
+
+def test_sizes_of_other_models_do_not_make_a_models_own_dynamic():
+    """Inductor failed on a residual network behind a VGG19, whose sizes Dynamo had taken for the same that differ."""
+    torch._dynamo.pgo.reset_code_state()
+    for width in (4, 6):
+        model = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+        x = torch.randn(8, 3, 6 + width, 6 + width)
+        model(x)
+        lb.collapse(model, always=True, compile=True)(x).sum().backward()
+    seen = [
+        entry.size
+        for code, state in torch._dynamo.pgo.get_code_state().items()
+        for entry in state.automatic_dynamic.values()
+        if code.name.startswith("run")
+    ]
+    sizes = [size for each in seen if isinstance(each, tuple) for size in each]
+    assert sizes and all(isinstance(size, int) for size in sizes)

@@ -6,6 +6,7 @@ import re
 import types
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -92,9 +93,16 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
 
 
 def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function for Dynamo to compile, which keeps what it compiled by code object."""
+    """The same function for Dynamo to compile, which keeps what it compiled by code object.
+
+    And by name and line which sizes it has seen differ: those of other models' graphs would count.
+    """
     given: Any = function
-    return types.FunctionType(given.__code__.replace(), given.__globals__, closure=given.__closure__)
+    code = given.__code__.replace(co_name=f"{given.__name__}_{next(_numbers)}")
+    return types.FunctionType(code, given.__globals__, closure=given.__closure__)
+
+
+_numbers = count()
 
 
 def compiled(module: Callable[..., Any], **options: Any) -> Callable[..., Any]:
