@@ -150,8 +150,9 @@ class Captured:
         finally:
             if len(self._runners) > known:
                 classes = {each for module in self.model.modules() for each in type(module).__mro__}
-                self._classes |= (classes | _under_way.get().classes) - {nn.Module, object}
-                self._unguarded = _unguarded(self._classes)
+                with tracing:
+                    self._classes |= (classes | _under_way.get().classes) - {nn.Module, object}
+                    self._unguarded = _unguarded(self._classes)
 
     def _compile(self) -> Callable[..., Any]:
         self._runners.clear()
@@ -252,8 +253,9 @@ def _backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any
     def run(*inputs: Any) -> Any:
         call = _under_way.get()
         call.has_run = True
+        runner = call.runners[index]  # while no other thread captures anew
         call.search.close()
-        return call.runners[index](call, inputs)
+        return runner(call, inputs)
 
     return run
 
