@@ -96,6 +96,7 @@ class Captured:
             return torch.compiler.disable(self._call)(*args, **kwargs)
         return self._call(*args, **kwargs)
 
+    # Apart: of a frame with these handlers, in which its graph breaks, Dynamo fails to write the rest (PyTorch 2.13).
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         _refuse_modes()
         call = Invocation(self.prepare, self._runners)

@@ -21,6 +21,7 @@ from ..._torch.recording import saved_tensors_may_have_hooks
 
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
 _RULES = str(Path(__file__).parents[2] / "_conversion")
+_numbers = count()
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s+(?P<code>.+)')
 
 
@@ -100,9 +101,6 @@ def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     given: Any = function
     code = given.__code__.replace(co_name=f"{given.__name__}_{next(_numbers)}")
     return types.FunctionType(code, given.__globals__, closure=given.__closure__)
-
-
-_numbers = count()
 
 
 def compiled(module: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -49,7 +49,7 @@ class Form(NamedTuple):
         """z itself if it lies in this order, else a tensor of its own that does."""
         if memory_order(z) == self.order:
             return z
-        return z.new_empty_strided(z.shape, in_memory_order(z, self.order).stride()).copy_(z)
+        return torch.empty_permuted(z.shape, self.order, dtype=z.dtype, device=z.device).copy_(z)
 
 
 @dataclass(frozen=True)

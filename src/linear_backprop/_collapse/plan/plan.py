@@ -115,9 +115,14 @@ class Plan:
         return True
 
     @cached_property
-    def operations(self) -> list[str | None]:
+    def operations(self) -> str:
         """The collapsed part's, as text: the same in processes that do the same."""
-        return [n.format_node() for n in self.module.graph.nodes if n in self.above]
+        return "\n".join(str(n.format_node()) for n in self.module.graph.nodes if n in self.above)
+
+    @cached_property
+    def leaf_names(self) -> list[str]:
+        """The leaves', for the reader of an error."""
+        return [n.name if n.op == "placeholder" else self.analysis.places.name(n) for n in self.leaves]
 
     def layout(self, node: fx.Node) -> Layout:
         """Where an input, an output or a non-linearity keeps its samples."""

@@ -128,9 +128,7 @@ class Step:
         maps = self.plan.operations, samples, total.rows.dtype
         device = total.rows.device
         require_same([[*each.outputs] for each in passes], [*self.names], maps, self.group, device)
-        places = self.plan.analysis.places
-        names = [n.name if n.op == "placeholder" else places.name(n) for n in self.plan.leaves]
-        require_same_values(self.leaves, names, self.group, device)
+        require_same_values(self.leaves, self.plan.leaf_names, self.group, device)
 
     def over_workers(self, total: Aggregates) -> Aggregates:
         """The sums over all workers, where there are several."""

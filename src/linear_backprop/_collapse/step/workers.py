@@ -14,6 +14,10 @@ from torch.nn import Parameter, functional
 from ..._errors import CollapseError
 from ..captured.layout import memory_order
 
+_SOME = 1024
+# Of what is compared, relative to its size: replicas may drift apart by rounding.
+_MOST_APART = 1e-3
+
 
 def summed(parts: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
     """Every part's sum over the workers, in one message of the widest of their dtypes."""
@@ -109,11 +113,6 @@ def require_same_values(
             f"cannot be added up under different ones: begin with the same parameters and buffers (load or broadcast "
             f"them), draw what is random with the same seed, or leave out process_group and use DDP"
         )
-
-
-_SOME = 1024
-# Of what is compared, relative to its size: replicas may drift apart by rounding.
-_MOST_APART = 1e-3
 
 
 @lru_cache
