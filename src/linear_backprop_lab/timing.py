@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -22,13 +23,18 @@ def seconds(work: Callable[[], object], repeats: int = 1) -> float:
 
 
 def medians(candidates: Mapping[str, Timed], rounds: int) -> dict[str, float]:
-    """The median seconds of each candidate over `rounds` rounds, all candidates taking turns in each."""
+    """The median seconds of each candidate over `rounds` rounds, all candidates taking turns in each.
+
+    They do so in an order drawn for each round, the same in every process: what one leaves in the caches is not always
+    the same one's to pay for.
+    """
     for candidate in candidates.values():
         candidate()
     times: dict[str, list[float]] = {name: [] for name in candidates}
+    drawn = random.Random(0)
     for _ in range(rounds):
-        for name, candidate in candidates.items():
-            times[name].append(candidate())
+        for name in drawn.sample(list(candidates), len(candidates)):
+            times[name].append(candidates[name]())
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 

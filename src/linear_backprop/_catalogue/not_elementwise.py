@@ -237,10 +237,12 @@ FUNCTIONS: dict[Function, NotElementwise] = {
 }
 """The row of every function in the table."""
 
+_OF_CLASSES = {cls: row for row in TABLE for cls in row.modules}
+
 
 def row_of(module: nn.Module) -> NotElementwise | None:
     """The row of a module; None if the table has none."""
-    return next((row for row in TABLE if isinstance(module, row.modules)), None)
+    return next((_OF_CLASSES[cls] for cls in type(module).__mro__ if cls in _OF_CLASSES), None)
 
 
 def refuse_known(function: Function, taker: str) -> None:

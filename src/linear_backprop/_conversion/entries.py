@@ -26,19 +26,19 @@ class Entry:
 
     Args:
         patch: The module's patch.
-        name: The method's name.
+        unbound: The method of the module's class.
 
     Attributes:
         own: What the user set in the method's place on the instance; None if nothing.
         waits: True for a generator or a coroutine under the rule, which runs whenever it is asked to go on.
     """
 
-    def __init__(self, patch: Patch, name: str) -> None:
-        before = vars(patch.module).get(name)
+    def __init__(self, patch: Patch, unbound: Unbound) -> None:
+        before = vars(patch.module).get(unbound.name)
         self.patch = patch
         self.own: Any = before.own if isinstance(before, Entry) else before
-        self.unbound = Unbound(type(patch.module), name)
-        self.__name__ = name
+        self.unbound = unbound
+        self.__name__ = unbound.name
         ruled_here = not isinstance(patch.rule, ModelRule)
         self.waits = ruled_here and any(is_kind(self.function) for is_kind in _WAITING)
 
@@ -101,7 +101,7 @@ class ForwardEntry(Entry):
     """
 
     def __init__(self, patch: Patch) -> None:
-        super().__init__(patch, "forward")
+        super().__init__(patch, patch.forward)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The module's `forward`, run by its patch."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from .._torch.functions import Function
+from .._torch.modules import PYTORCHS_CALL
 
 # Those that cannot be called before they are bound to a module.
 _UNBOUND = (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)
@@ -59,6 +60,8 @@ def own_methods(cls: type[nn.Module]) -> list[str]:
 
 def overrides_call(cls: type[nn.Module]) -> bool:
     """True where calling a module runs code of its class's own before `forward`."""
+    if cls.__call__ is PYTORCHS_CALL:
+        return False
     author = next(author for author in cls.__mro__ if "__call__" in vars(author))
     written_in = str(getattr(vars(author)["__call__"], "__module__", None) or author.__module__)
     return written_in.partition(".")[0] != "torch"

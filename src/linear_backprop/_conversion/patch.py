@@ -123,7 +123,7 @@ class Patch:
         self.layers: tuple[LayerRule, ...] = _layers_in_force(module, patches.layers) if selected else ()
         self.mode = self._mode()
         of_pytorch = self.own is None and _written_in(type(module)).startswith("torch.nn.")
-        self._forward = Unbound(type(module), "forward")
+        self.forward = Unbound(type(module), "forward")
         self._is_users_code = observer is not None and not of_pytorch
         self._before: dict[str, Any] = {}
         self._placed: dict[str, Callable[..., Any]] = {}
@@ -136,7 +136,7 @@ class Patch:
         return {
             **warning,
             **(traced if isinstance(self.module, GraphModule) else {"__getstate__": self.state_to_travel}),
-            **{name: Entry(self, name) for name in methods},
+            **{name: Entry(self, Unbound(type(self.module), name)) for name in methods},
             "_replicate_for_data_parallel": self.replicate,
             "forward": ForwardEntry(self),
         }
@@ -218,7 +218,7 @@ class Patch:
         """The `forward` of the module's class, or the one that was set on the instance."""
         if self.own is not None:
             return self.own(*args, **kwargs)
-        return self._forward.call(self.module, *args, **kwargs)
+        return self.forward.call(self.module, *args, **kwargs)
 
     def observe(self, function: Function) -> None:
         """Tell the observer of a call; what is compiled is not observed."""

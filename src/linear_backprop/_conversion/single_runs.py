@@ -15,7 +15,7 @@ from .._errors import LinearBackpropError
 from .._torch.modules import is_compiled
 from .classify import Found
 from .entries import Entry
-from .methods import own_methods
+from .methods import Unbound, own_methods
 from .passes import in_one_pass, next_run, runs_so_far
 from .patch import Patch, Patches, patch_of
 from .where import Calls, Selection
@@ -84,7 +84,8 @@ class PassPatch(OuterPatch):
 
     def entries(self) -> dict[str, Callable[..., Any]]:
         """Those of the inner patch, and a pass for each way into the module's code."""
-        return {**super().entries(), **{name: Entry(self, name) for name in own_methods(type(self.module))}}
+        cls = type(self.module)
+        return {**super().entries(), **{name: Entry(self, Unbound(cls, name)) for name in own_methods(cls)}}
 
     def under_the_rule(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A method's result, in a pass."""

@@ -217,8 +217,11 @@ def _listed(listed: list[object], model: nn.Module) -> Selection:
 
 def _paths(model: nn.Module) -> tuple[dict[nn.Module, str], list[tuple[str, nn.Module]]]:
     """The first path of every module, by which it is known, and all paths with their modules."""
-    first = {module: path for path, module in model.named_modules()}
-    return first, list(model.named_modules(remove_duplicate=False))
+    every = list(model.named_modules(remove_duplicate=False))
+    first: dict[nn.Module, str] = {}
+    for path, module in every:
+        first.setdefault(module, path)
+    return first, every
 
 
 def _near(path: str, paths: list[str]) -> str:

@@ -17,6 +17,9 @@ BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._BatchNorm
 RUNNING_NORM: type[nn.Module] = nn.modules.batchnorm._NormBase
 DROPOUT: type[nn.Module] = nn.modules.dropout._DropoutNd
 
+# The `__call__` that PyTorch gives to every module, whatever somebody has set in its place.
+PYTORCHS_CALL: Any = nn.Module._wrapped_call_impl
+
 _OF_ALL_MODULES: tuple[dict[int, Any], ...] = (
     of_all_modules._global_forward_pre_hooks,
     of_all_modules._global_forward_hooks,
