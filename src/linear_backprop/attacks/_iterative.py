@@ -129,7 +129,7 @@ class IterativeFGSM:
                     if self.momentum:
                         direction = summed = self.momentum * summed + _at_unit_length(direction)
                     step = -self.alpha if self.targeted else self.alpha
-                    adversarial = (adversarial + step * direction.sign().to(exact.dtype)).clamp(low, high)
+                    adversarial = torch.add(adversarial, direction.sign(), alpha=step).clamp_(low, high)
         if nothing.isnan().any():
             raise LinearBackpropError(
                 "the gradient of the loss is not finite for some images: nor is the model's output, or its backward "
