@@ -36,6 +36,11 @@ def described(value: object) -> str:
     return printed if len(printed) <= _LONGEST and "\n" not in printed else f"a value of type {type(value).__name__}"
 
 
+def function_name(function: object) -> str:
+    """A function's name in a message; of an object that is called, which has none, how it prints."""
+    return str(getattr(function, "__qualname__", function))
+
+
 def require_module(model: object, taker: str, instead: str) -> None:
     """Refuse what is not a module, a class given in place of its instance above all.
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import nn
 
-from .._errors import LinearBackpropError
+from .._errors import LinearBackpropError, function_name
 from .._torch.functions import Function
 from .._torch.modules import BATCH_NORM, DROPOUT
 from .activations import functions_named
@@ -254,7 +254,7 @@ def refuse_known(function: Function, taker: str) -> None:
     """
     row = FUNCTIONS.get(function.func if isinstance(function, partial) else function)
     if row is not None:
-        name, reason = getattr(function, "__qualname__", function), (row.in_conversion or row.in_collapse).reason
+        name, reason = function_name(function), (row.in_conversion or row.in_collapse).reason
         raise LinearBackpropError(f"{taker} takes an elementwise function, which {name} is not: {reason}")
 
 

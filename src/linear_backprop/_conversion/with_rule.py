@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._call import Call
 from .._catalogue.activations import FORMS
 from .._catalogue.not_elementwise import refuse_known
-from .._errors import LinearBackpropError, described
+from .._errors import LinearBackpropError, described, function_name
 from .._rules.elementwise import Linear
 from .._rules.rule import BackwardRule, refuse_model_rule, require_rule
 from .._torch.functions import Function
@@ -79,7 +79,9 @@ class RuledFunction:
         if isinstance(function, partial):  # lest it hide `inplace` or tensors
             function, bound, kwargs = function.func, function.args, {**function.keywords, **kwargs}
         if not args and (bound or Call(function, args, kwargs).input is None):
-            raise LinearBackpropError(f"pass the pre-activation to {_name(function)} as its first positional argument")
+            raise LinearBackpropError(
+                f"pass the pre-activation to {function_name(function)} as its first positional argument"
+            )
         if bound:
             function, args = _after(len(bound), function), (args[0], *bound, *args[1:])
         call = Call(function, args, kwargs)
@@ -90,7 +92,7 @@ class RuledFunction:
         return _leaving_its_input_alone(call, self.rule)
 
     def __repr__(self) -> str:
-        return f"with_rule({_name(self.function)}, {self.rule!r})"
+        return f"with_rule({function_name(self.function)}, {self.rule!r})"
 
 
 def _after(count: int, function: Function) -> Function:
@@ -100,10 +102,6 @@ def _after(count: int, function: Function) -> Function:
         return function(*args[:count], a, *args[count:], **kwargs)
 
     return update_wrapper(moved, function)
-
-
-def _name(function: Function) -> str:
-    return str(getattr(function, "__qualname__", function))
 
 
 def _holding_nothing(function: Function) -> Function:
@@ -119,12 +117,12 @@ def _holding_nothing(function: Function) -> Function:
             result = function(*map(_detached, args), **{name: _detached(value) for name, value in kwargs.items()})
         if isinstance(result, Tensor) and result.requires_grad:
             raise LinearBackpropError(
-                f"{_name(function)} takes a gradient to a tensor that it holds, which would be lost under a rule; pass "
-                f"the tensor as an argument, with_rule(torch.prelu)(x, weight), or detach it"
+                f"{function_name(function)} takes a gradient to a tensor that it holds, which would be lost under a "
+                f"rule; pass the tensor as an argument, with_rule(torch.prelu)(x, weight), or detach it"
             )
         return result
 
-    run.__name__ = run.__qualname__ = _name(function)  # of an object that is called, which has neither
+    run.__name__ = run.__qualname__ = function_name(function)  # of an object that is called, which has neither
     return update_wrapper(run, function)
 
 
@@ -139,7 +137,7 @@ def _leaving_its_input_alone(call: Call, rule: BackwardRule) -> Any:
     result = run_activation(call, rule)
     if [version_of(a) for a in tensors] != before:
         raise LinearBackpropError(
-            f"{_name(call.function)} overwrites its input, which autograd cannot see under a rule; have it return a "
-            f"new tensor. Only PyTorch's own in-place activations may overwrite theirs"
+            f"{function_name(call.function)} overwrites its input, which autograd cannot see under a rule; have it "
+            f"return a new tensor. Only PyTorch's own in-place activations may overwrite theirs"
         )
     return result

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._catalogue.activations import activation_named, name_of
 from .._catalogue.not_elementwise import refuse_known
-from .._errors import LinearBackpropError, described, require_whole_number, why_not_called_with
+from .._errors import LinearBackpropError, described, function_name, require_whole_number, why_not_called_with
 from .rule import BackwardRule, Elementwise, keep_numbers, require_elementwise
 
 
@@ -194,7 +194,7 @@ class Surrogate(BackwardRule):
 
     def __repr__(self) -> str:
         function = self.function
-        text = repr(function) if isinstance(function, str) else getattr(function, "__qualname__", repr(function))
+        text = repr(function) if isinstance(function, str) else function_name(function)
         return f"Surrogate(function={text})"
 
 

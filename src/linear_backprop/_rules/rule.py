@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .._call import Call
-from .._errors import LinearBackpropError, described, require_number
+from .._errors import LinearBackpropError, described, function_name, require_number
 from .._torch.functions import Function
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -257,23 +257,19 @@ def require_elementwise(f: Callable[..., Any], a: Tensor, h: object, taker: str 
     """
     if not isinstance(h, Tensor):
         raise LinearBackpropError(
-            f"{taker} needs a function that returns one tensor; {_name(f)!r} returned a {type(h).__name__}: "
+            f"{taker} needs a function that returns one tensor; {function_name(f)} returned a {type(h).__name__}: "
             f"wrap the part of it that is the activation"
         )
     if h.shape != a.shape:
         raise LinearBackpropError(
             f"{taker} needs a function that keeps its input's shape; "
-            f"{_name(f)!r} made {tuple(h.shape)} of {tuple(a.shape)}"
+            f"{function_name(f)} made {tuple(h.shape)} of {tuple(a.shape)}"
         )
     if not (h.is_floating_point() or h.is_complex()):
         raise LinearBackpropError(
-            f"{taker} needs a function whose result can be differentiated; {_name(f)!r} returned {h.dtype}: "
+            f"{taker} needs a function whose result can be differentiated; {function_name(f)} returned {h.dtype}: "
             f"have it return `.to(x.dtype)`"
         )
-
-
-def _name(f: Callable[..., Any]) -> str:
-    return getattr(f, "__name__", repr(f))
 
 
 def require_complex(rule: BackwardRule, dtype: torch.dtype) -> None:
