@@ -152,7 +152,7 @@ def is_scripted(module: nn.Module) -> bool:
 def _kind_of_code(module: nn.Module, rule: LayerRule | None) -> Kind:
     author = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
     if author.__module__ == "transformers.activations" and is_bare(module):  # all of them are elementwise
-        return Kind.WRITTEN_OUT
+        return Kind.PLAIN if author.__name__ == "LinearActivation" else Kind.WRITTEN_OUT
     if own_methods(type(module)):  # by which it may be entered
         return Kind.OPAQUE
     if author in MODULES:

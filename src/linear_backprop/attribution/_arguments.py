@@ -62,7 +62,9 @@ def _baseline(x: Tensor, baseline: Tensor | int | float) -> Tensor:
 
 def further(arguments: Any) -> tuple[Any, ...]:
     """Additional arguments as a tuple: None for none, one by itself, or a tuple of them."""
-    return () if arguments is None else arguments if isinstance(arguments, tuple) else (arguments,)
+    given: tuple[Any, ...] = () if arguments is None else arguments if isinstance(arguments, tuple) else (arguments,)
+    # No graph can be recorded of a tensor that was made in inference mode.
+    return tuple(each.clone() if isinstance(each, Tensor) and each.is_inference() else each for each in given)
 
 
 def doubled(arguments: tuple[Any, ...], samples: int) -> tuple[Any, ...]:

@@ -15,9 +15,9 @@ from ._arguments import Baselines, Target, Tensors, as_tuple, baselines_of, doub
 from ._ruled import RuledAttribution, RuledPass, gradients, leaves_of
 
 _UNNAMED = (
-    "a product of activations, a maximum by amax, max or maximum, an activation written out in arithmetic, in "
-    "TorchScript, in a Function of its own or with a rule of its own, a batch that is not the first dimension, or a "
-    "model in training mode"
+    "a product of activations, a maximum by amax, max or maximum, a function of several numbers (a norm, std, "
+    "logsumexp, sort), an activation written out in arithmetic, in TorchScript or with a rule of its own, what runs "
+    "under no_grad, a batch that is not the first dimension, or a model in training mode"
 )
 
 
@@ -97,7 +97,7 @@ class DeepLift(RuledAttribution):
             if return_convergence_delta or not self._compared:
                 halves = tuple(x[:samples] for x in leaves), tuple(x[samples:] for x in leaves)
                 apart = torch.cat([self._pass.outputs_without_rules(half, arguments, targets) for half in halves])
-                self._compared = True
+                self._compared = not all(map(torch.equal, *halves))
             delta = _sums(contributions) - (apart[:samples] - apart[samples:])
             self._warn_once(delta, chosen, apart, contributions)
         attributions = like(inputs, contributions if self.multiplies_by_inputs else multipliers)
@@ -112,14 +112,14 @@ class DeepLift(RuledAttribution):
         if self._warned or not len(delta):
             return
         off, between = delta.abs().max().item(), (chosen - apart).abs().max().item()
-        size = max(chosen.abs().max().item(), *(x.abs().sum().item() / len(delta) for x in contributions))
-        by_rounding = torch.finfo(delta.dtype).eps ** 0.5 * size
-        if off <= by_rounding < math.inf and between <= by_rounding:
+        rounding = _rounding(chosen, contributions)
+        depends = bool(((chosen - apart).abs() > torch.cat([rounding, rounding])).any())
+        if not depends and bool((delta.abs() <= rounding).all()) and math.isfinite(off):
             return
         self._warned = True
         if not math.isfinite(off):
             message = "the attributions' sums are not finite: an input, an output or a slope between them is not"
-        elif between > by_rounding:
+        elif depends:
             message = (
                 f"the output of a sample depends on the rest of the batch, or on chance, by up to {between:.2g}, and "
                 f"inputs and baselines run as one batch: the attributions' sums are off by up to {off:.2g}; let the "
@@ -129,6 +129,13 @@ class DeepLift(RuledAttribution):
             why = ", ".join([*self._pass.left_alone(), _UNNAMED])
             message = f"the attributions' sums are off by up to {off:.2g}; what may have kept its own gradient: {why}"
         warnings.warn(message, stacklevel=4)  # its caller's, by way of `attribute` and its decorator
+
+
+def _rounding(outputs: Tensor, contributions: tuple[Tensor, ...]) -> Tensor:
+    """How far rounding may take each sample's sum off: a part of what is added up, a smaller one of the outputs."""
+    added, (of_inputs, of_baselines) = _sums(tuple(each.abs() for each in contributions)), outputs.abs().chunk(2)
+    eps = torch.finfo(outputs.dtype).eps
+    return eps**0.5 * added + min(eps**0.5, 256 * eps) * torch.maximum(of_inputs, of_baselines)
 
 
 def _sums(contributions: tuple[Tensor, ...]) -> Tensor:
