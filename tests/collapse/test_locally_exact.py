@@ -443,6 +443,49 @@ def test_networks_beside_each_other_have_a_backward_pass_each(chain, joined: boo
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-13)
 
 
+class OnFrozen(nn.Module):
+    """Heads on one activation, of the input or of a frozen layer."""
+
+    def __init__(self, below: nn.Module) -> None:
+        super().__init__()
+        self.below, self.act = below.requires_grad_(False), nn.Tanh()
+        self.heads = nn.ModuleList(nn.Linear(6, outputs) for outputs in (3, 2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        h = self.act(self.below(x))
+        return self.heads[0](h), self.heads[1](h * 2)
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+@pytest.mark.parametrize("below", [nn.Identity, lambda: nn.Linear(6, 6)], ids=["the input", "a frozen layer"])
+@pytest.mark.parametrize("always", [None, False, True])
+def test_outputs_may_share_an_activation_with_nothing_learned_below(chain, below, always: bool | None):
+    torch.manual_seed(0)
+    model, rule = OnFrozen(below()).double(), lb.LocallyExact(chain)
+    if always is None:
+        lb.convert(model, rule)
+    run = model if always is None else lb.collapse(model, rule, always=always)
+    x = torch.randn(N, 6, dtype=torch.float64, requires_grad=True)
+    wanted = [x, *model.heads.parameters()]
+    apart = [torch.autograd.grad(run(x)[i].square().sum(), wanted, allow_unused=True) for i in range(2)]
+    first, second = run(x)
+    got = torch.autograd.grad(first.square().sum() + second.square().sum(), wanted)
+    expected = [sum(g for g in each if g is not None) for each in zip(*apart, strict=True)]
+    torch.testing.assert_close(got, tuple(expected), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("always", [None, False, True])
+def test_outputs_on_an_activation_that_takes_no_gradient_have_a_backward_pass_each(always: bool | None):
+    """As in plain PyTorch."""
+    model, rule = OnFrozen(nn.Linear(6, 6)), lb.LocallyExact()
+    if always is None:
+        lb.convert(model, rule)
+    run = model if always is None else lb.collapse(model, rule, always=always)
+    for y in run(torch.randn(N, 6)):
+        y.sum().backward()
+    assert all(p.grad is not None for p in model.heads.parameters())
+
+
 def test_a_compiled_model():
     torch.compiler.reset()
     model = residual()

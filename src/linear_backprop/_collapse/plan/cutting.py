@@ -132,17 +132,17 @@ def gradients(
 
 @dataclass
 class Connected:
-    """Outputs with one backward pass: what they have in common depends on parameters, and autograd frees it once.
+    """Outputs with one backward pass: they have in common what autograd frees once.
 
     Attributes:
         outputs: Their places among all outputs.
         sources: The places of the inputs that they depend on.
-        learned: The nodes of their graph that read a parameter.
+        freed: The nodes of their graph that read a parameter, and those at which an activation's h begins.
     """
 
     outputs: set[int]
     sources: set[int]
-    learned: set[Node] = field(default_factory=set[Node])
+    freed: set[Node] = field(default_factory=set[Node])
 
 
 def connected(
@@ -174,12 +174,12 @@ def connected(
             elif node not in seen:
                 seen.add(node)
                 below = through[node] if node in through else [b for b, _ in node.next_functions if b is not None]
-                if any(begins.get(b) in parameters for b in below):
-                    each.learned.add(node)
+                if node in through or any(begins.get(b) in parameters for b in below):
+                    each.freed.add(node)
                 queue += below
-        for other in [other for other in found if other.learned & each.learned]:
+        for other in [other for other in found if other.freed & each.freed]:
             found.remove(other)
-            each = Connected(each.outputs | other.outputs, each.sources | other.sources, each.learned | other.learned)
+            each = Connected(each.outputs | other.outputs, each.sources | other.sources, each.freed | other.freed)
         found.append(each)
     return found
 

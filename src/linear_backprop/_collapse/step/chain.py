@@ -51,7 +51,8 @@ def run_cut(
     places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     given, edges = list(inputs), list[GradientEdge]()
     for i in places:
-        given[i], edge = begin(inputs[i])
+        begun, edge = begin(inputs[i])
+        given[i] = begun if maps is None or not is_argument[i] else begun.detach()  # whose cotangents the maps bring
         edges.append(edge)
     results = list(module(*given, cutter))
     differentiable = [i for i, y in enumerate(results) if isinstance(y, Tensor) and y.requires_grad]
