@@ -47,6 +47,7 @@ def worker(rank: int, folder: str) -> None:
         results["maps"] = {kind: str(refusal_of(partial(other_maps, kind=kind), rank)) for kind in OTHER_MAPS}
         results["uneven"] = {kind: uneven(kind, rank) for kind in UNEVEN}
         results["frozen"] = [str(refusal_of(partial(other_frozen, options=o), rank)) for o in ALIKE_PARAMETERS]
+        results["unread"] = {kind: unread(kind) for kind in RULES if kind != "micro-batches"}
         if rank == 0:  # a forward pass waits for nobody
             results["alone"] = [lb.collapse(net(), process_group=dist.group.WORLD, **o)(batch()[0]) for o in ALONE]
         torch.save(results, f"{folder}/{rank}.pt")
@@ -89,6 +90,12 @@ class Heads(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         h = torch.relu(self.body(x))
         return [head(h) for head in self.heads]
+
+
+def unread(kind: str) -> list[bool]:
+    model = Heads()
+    lb.collapse(model, RULES[kind], always=True, process_group=dist.group.WORLD)(batch()[0])[0].sum().backward()
+    return [p.grad is not None for p in model.parameters()]
 
 
 def other_outputs(rank: int) -> None:
@@ -282,6 +289,15 @@ def test_what_is_sent(results: list[dict]):
 def test_sums_for_other_outputs_are_refused_on_every_worker(results: list[dict]):
     for got in results:
         assert ["the workers' losses read different outputs" in refusal for refusal in got["refusals"]] == [True, True]
+
+
+@pytest.mark.xdist_group("workers")
+@pytest.mark.parametrize("kind", ["linear", "mean", "local", "local-mean"])
+def test_what_no_worker_s_loss_reads_has_no_gradient(kind: str, results: list[dict]):
+    model = Heads()
+    model(batch()[0])[0].sum().backward()
+    for got in results:
+        assert got["unread"][kind] == [p.grad is not None for p in model.parameters()]
 
 
 @pytest.mark.xdist_group("workers")

@@ -24,7 +24,7 @@ from ..captured.beginning import begin
 from ..plan.cutting import Cut, Cutter, connected, gradients, separate
 from .functions import outputs_apart, require_one_cotangent
 from .maps import Maps
-from .workers import averaged, require_same
+from .workers import averaged, averaged_if_any, require_same
 
 
 def run_cut(
@@ -122,11 +122,8 @@ class _Pass:
         found.update(zip(self.arguments, of_arguments, strict=True))
         if self.group is not None:
             reached = [i for i in self.parameters if sources[i] is not None]
-            dense = [
-                torch.zeros_like(self.likes[i], device=_device(g)) if (p := found.get(i)) is None else p
-                for i in reached
-            ]
-            found.update(zip(reached, averaged(dense, self.group) if dense else (), strict=True))
+            parts, likes = [found.get(i) for i in reached], [self.likes[i] for i in reached]
+            found.update(zip(reached, averaged_if_any(parts, likes, self.group, _device(g)), strict=True))
         return [None if source is None else found.get(i) for i, source in enumerate(sources)]
 
     def _chain(self, g: Sequence[Tensor | None]) -> tuple[Sequence[Tensor | None], Iterable[Tensor | None]]:

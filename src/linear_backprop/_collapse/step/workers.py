@@ -43,6 +43,31 @@ def averaged(parts: Sequence[Tensor], group: dist.ProcessGroup, counts: Sequence
     return [total / count.to(total.dtype) for total, count in zip(totals, total_counts, strict=True)]
 
 
+def averaged_if_any(
+    parts: Sequence[Tensor | None], likes: Sequence[Tensor], group: dist.ProcessGroup, device: torch.device
+) -> list[Tensor | None]:
+    """Every part's mean over the workers, zero for those that have none; None where no worker has one.
+
+    Args:
+        parts: This worker's.
+        likes: Of their shapes and dtypes.
+        group: The workers.
+        device: Where they communicate.
+    """
+    if not parts:
+        return []
+    flags = torch.tensor([int(part is not None) for part in parts], device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group)
+    found = flags.tolist()
+    dense = [
+        torch.zeros_like(like, device=device) if part is None else part
+        for part, like, any_has in zip(parts, likes, found, strict=True)
+        if any_has
+    ]
+    means = iter(averaged(dense, group) if dense else ())
+    return [next(means) if any_has else None for any_has in found]
+
+
 def require_same(
     outputs: object, parameters: object, maps: object, group: dist.ProcessGroup, device: torch.device
 ) -> None:
