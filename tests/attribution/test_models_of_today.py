@@ -150,6 +150,13 @@ def test_tables_that_nothing_is_differentiated_through_are_not_named(method):
     assert told(lambda: method(Calling(tables).eval()).attribute(torch.randn(2, 4), 1)) == ""
 
 
+@pytest.mark.parametrize("method", [GuidedBackprop, Deconvolution])
+@pytest.mark.parametrize("order", [(tables, lambda a: a.softmax(1)), (lambda a: a.softmax(1), tables)])
+def test_but_the_same_function_is_where_something_is(method, order):
+    model = Calling(lambda a: order[1](order[0](a))).eval()
+    assert "softmax" in told(lambda: method(model).attribute(torch.randn(2, 4), 1))
+
+
 @pytest.mark.parametrize("method", [DeepLift, GuidedBackprop, Deconvolution])
 def test_further_arguments_may_be_made_in_inference_mode(method):
     model = Calling(lambda a, scale: F.relu(a * scale)).eval()

@@ -50,7 +50,7 @@ class RuledPass:
         if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LinearBackpropError(f"attribution needs a module, got {model!r}")
         self.model, self.rule, self.layers = model, rule, layers
-        self._called: dict[Function, bool] = {}  # False where autograd recorded nothing
+        self._called: dict[Function, set[bool]] = {}  # True where autograd recorded it
         self._own_functions: set[str] = set()
         self._told_of_training = False
 
@@ -81,8 +81,8 @@ class RuledPass:
         for function, recorded in self._called.items():
             advice = left_alone(FUNCTIONS.get(function), layers=True)
             classified = classify_function(function, self.layers)
-            reason = (advice.reason if advice else classified.reason) if recorded else ""
-            if classified.kind is Kind.ACTIVATION and not recorded:
+            reason = (advice.reason if advice else classified.reason) if True in recorded else ""
+            if classified.kind is Kind.ACTIVATION and False in recorded:
                 reason = NOT_RECORDED
             if reason:
                 found.setdefault(function.__name__, reason)
@@ -130,7 +130,7 @@ class RuledPass:
         )
 
     def _observe(self, function: Function) -> None:
-        self._called[function] = self._called.get(function, True) and is_recorded()
+        self._called.setdefault(function, set()).add(is_recorded())
 
 
 class RuledAttribution:
